@@ -1,0 +1,61 @@
+# What CI runs is `make check`. Each target also works alone.
+
+GO      ?= go
+BIN     := $(CURDIR)/bin
+LINT    := $(BIN)/golangci-lint
+GOFUMPT := $(BIN)/gofumpt
+FUZZTIME ?= 3s
+
+.PHONY: all check format vet lint test race fuzz e2e bench bench-once tools clean
+
+all: test
+
+check: format vet lint race fuzz e2e bench-once
+
+# The tools are pinned in a module of their own, so that their dependencies stay out of ours.
+tools: $(LINT) $(GOFUMPT)
+$(LINT): tools/go.mod
+	cd tools && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(GOFUMPT): tools/go.mod
+	cd tools && $(GO) build -o $@ mvdan.cc/gofumpt
+
+format: $(GOFUMPT)
+	@out=$$($(GOFUMPT) -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofumpt -w these:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags millrace_crash ./cmd/...
+	GOOS=windows $(GO) vet ./cmd/millrace
+	GOOS=darwin $(GO) vet ./cmd/millrace
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+test:
+	$(GO) test ./...
+
+race:
+	$(GO) test -race ./...
+
+# Every fuzz target for a moment: the corpus, and whatever FUZZTIME finds.
+fuzz:
+	@set -e; for package in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./...); do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$package/*_test.go | cut -c6- | sort -u); do \
+			echo "fuzz $${package#$(CURDIR)/} $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+# The long form of the end-to-end tests: more kills, a browser where there is one.
+e2e:
+	MILLRACE_E2E=long $(GO) test -count 1 ./e2e/...
+
+bench-once:
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+# The figures of bench/README.md.
+bench:
+	$(GO) test -run '^$$' -bench . -count 5 -timeout 60m ./bench/ | tee bench/results/latest.txt
+
+clean:
+	rm -rf $(BIN)
