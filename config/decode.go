@@ -383,6 +383,8 @@ func setDefaults(v reflect.Value) {
 	}
 }
 
+func setDefaultsOf(section any) { setDefaults(reflect.ValueOf(section).Elem()) }
+
 // field is a key that a struct takes.
 type field struct {
 	name  string

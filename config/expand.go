@@ -1,9 +1,12 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -96,7 +99,11 @@ func (d *decoder) scrub(path string, arg any) any {
 	}
 	s := fmt.Sprint(arg)
 	clean := s
-	for value, raw := range d.secrets {
+	longestFirst := slices.SortedFunc(maps.Keys(d.secrets), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
+	})
+	for _, value := range longestFirst {
+		raw := d.secrets[value]
 		clean = strings.ReplaceAll(clean, value, raw)
 		if quoted := fmt.Sprintf("%q", value); len(quoted) > len(value)+2 {
 			clean = strings.ReplaceAll(clean, quoted[1:len(quoted)-1], raw)

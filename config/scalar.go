@@ -27,17 +27,11 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
 		isText = false
 		text = n.GetToken().Value
 	}
-	shown := d.shown(n)
+	shown := d.shown(n) // before expansion
 	if isText {
 		expanded, ok := d.expand(text, n, path)
 		if !ok {
 			return
-		}
-		if expanded != text {
-			shown = text // never what came from outside
-			if d.hidden[path] != "" {
-				shown = d.hidden[path]
-			}
 		}
 		text = expanded
 	}
@@ -45,8 +39,8 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
 		wrong("is empty; give it a value or remove the key")
 		return
 	}
-	// Texts that were expanded may stand for anything; others only for what is written as text.
 	_, number := n.(*ast.IntegerNode)
+	_, fromOutside := d.hidden[path] // such a text may stand for a number, too
 	switch {
 	case v.Type() == durationType:
 		if !isText && !number {
@@ -54,6 +48,9 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
 			return
 		}
 		value, err := parseDuration(text)
+		if err != nil && fromOutside {
+			err = errNoDuration // others quote the value
+		}
 		if err != nil {
 			wrong("%s %v", shown, err)
 			return
@@ -65,6 +62,9 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
 			return
 		}
 		value, err := parseSize(text)
+		if err != nil && fromOutside {
+			err = errNoSize // others quote the value
+		}
 		if err != nil {
 			wrong("%s %v", shown, err)
 			return
@@ -89,7 +89,6 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
 		v.SetString(text)
 	case v.Kind() == reflect.Bool:
 		_, truth := n.(*ast.BoolNode)
-		_, fromOutside := d.hidden[path]
 		value, err := strconv.ParseBool(text)
 		if err != nil || !truth && !fromOutside {
 			wrong("%s must be true or false", shown)
@@ -97,7 +96,6 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
 		}
 		v.SetBool(value)
 	case v.CanInt():
-		_, fromOutside := d.hidden[path]
 		value, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 0, 64)
 		switch {
 		case !number && !fromOutside, err != nil && !errors.Is(err, strconv.ErrRange):
@@ -126,9 +124,13 @@ func (d *decoder) shown(n ast.Node) string {
 	}
 }
 
+var (
+	errNoDuration = errors.New("is no duration; write it like 500ms, 60s, 1h30m or 7d")
+	errNoSize     = errors.New("is no size; write it like 64KiB, 5MiB, 10GiB or as a number of bytes")
+)
+
 // parseDuration reads 500ms, 1h30m, 7d, 0.
 func parseDuration(s string) (time.Duration, error) {
-	example := errors.New("is no duration; write it like 500ms, 60s, 1h30m or 7d")
 	if s == "0" {
 		return 0, nil
 	}
@@ -156,7 +158,7 @@ func parseDuration(s string) (time.Duration, error) {
 		}
 		part, err := time.ParseDuration(number + unit)
 		if err != nil || number == "" || unit == "" {
-			return 0, example
+			return 0, errNoDuration
 		}
 		if part > (math.MaxInt64-total)/times {
 			return 0, errors.New("is too long; the longest is 292 years")
@@ -185,7 +187,6 @@ var sizeUnits = []struct {
 
 // parseSize reads 10GiB, 1.5MB, 65536.
 func parseSize(s string) (int64, error) {
-	example := errors.New("is no size; write it like 64KiB, 5MiB, 10GiB or as a number of bytes")
 	if strings.HasPrefix(s, "-") {
 		return 0, errors.New("is negative")
 	}
@@ -203,11 +204,11 @@ func parseSize(s string) (int64, error) {
 				return 0, fmt.Errorf("is no size; did you mean %q?", strings.TrimRight(strings.TrimSuffix(s, unit), " ")+u.name)
 			}
 		}
-		return 0, example
+		return 0, errNoSize
 	}
 	value, ok := new(big.Rat).SetString(number)
 	if !ok {
-		return 0, example
+		return 0, errNoSize
 	}
 	value.Mul(value, new(big.Rat).SetInt64(factor))
 	switch {

@@ -17,7 +17,7 @@ func vehicle(n int) []byte {
 		`"relationships":{"route":{"data":{"id":"route-%d","type":"route"}},"stop":{"data":{"id":"stop-%d","type":"stop"}},`+
 		`"trip":{"data":{"id":"trip-%d","type":"trip"}}},"note":"%s"}`,
 		n, n, n%360, n%50, n%10000, n%30, n%10000, n%10000, 42.3+float64(n%1000)/1e4, -71.1+float64(n%777)/1e4,
-		n%90, n%4000, n%20000, strings.Repeat("the quick line of text ", 5))
+		n%90, n%4000, n%20000, strings.Repeat("the quick line of text ", 8))
 }
 
 func mustJSON(v any) []byte {

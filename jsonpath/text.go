@@ -25,36 +25,50 @@ const (
 // rightly, but never the lowest one, and only that is used. For strings of the length that keys and
 // values have this beats bytes.IndexByte, which can't look for two bytes and the control characters.
 func text(data []byte, i int) (end int, escaped bool) {
-	for {
-		for i+8 <= len(data) {
-			w := binary.LittleEndian.Uint64(data[i:])
-			quote := w ^ lanes*'"'
-			slash := w ^ lanes*'\\'
-			stop := ((quote-lanes)&^quote | (slash-lanes)&^slash | (w-lanes*' ')&^w) & top
-			if stop != 0 {
-				i += bits.TrailingZeros64(stop) >> 3
-				break
-			}
+	for i >= 0 && i+8 <= len(data) {
+		w := binary.LittleEndian.Uint64(data[i : i+8])
+		quote := w ^ lanes*'"'
+		slash := w ^ lanes*'\\'
+		stop := ((quote-lanes)&^quote | (slash-lanes)&^slash | (w-lanes*' ')&^w) & top
+		if stop == 0 {
 			i += 8
+			continue
 		}
-		for i < len(data) && data[i] != '"' && data[i] != '\\' && data[i] >= ' ' {
-			i++
-		}
-		if i >= len(data) {
-			return ^len(data), escaped
-		}
-		switch data[i] {
+		at := bits.TrailingZeros64(stop) // the highest bit of the byte that stops
+		i += at >> 3
+		switch byte(w >> ((at - 7) & 63)) {
 		case '"':
 			return i + 1, escaped
 		case '\\':
 			escaped = true
 			if i = escape(data, i+1); i < 0 {
-				return i, escaped
+				return i, true
 			}
 		default:
 			return ^i, escaped // control characters must be escaped
 		}
 	}
+	return shortText(data, i, escaped)
+}
+
+// shortText is text byte by byte, for the last bytes of the data.
+func shortText(data []byte, i int, escaped bool) (int, bool) {
+	for i < len(data) {
+		switch c := data[i]; {
+		case c == '"':
+			return i + 1, escaped
+		case c == '\\':
+			escaped = true
+			if i = escape(data, i+1); i < 0 {
+				return i, true
+			}
+		case c < ' ':
+			return ^i, escaped
+		default:
+			i++
+		}
+	}
+	return ^len(data), escaped
 }
 
 // escape scans an escape sequence; i is the offset behind its backslash.

@@ -1,0 +1,230 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/stream/nats"
+)
+
+// check reports what no room can see alone: names, references between sections, and streams that feed
+// themselves.
+func (d *decoder) check(c *Config) {
+	if len(c.Streams) == 0 {
+		d.problemAt("streams", "no stream is declared; a configuration needs one, such as streams: {events: {}}")
+	}
+	for name := range sorted(c.Streams) {
+		d.checkName("streams", name)
+	}
+	d.checkEngine(&c.Engine)
+	for name, s := range sorted(c.Sources) {
+		d.checkName("sources", name)
+		section := join("sources", name)
+		if s.SSE == nil {
+			d.problemAt(section, "names no kind of feed; add sse: {url: ...}")
+		}
+		d.checkInto(c, section, s.Into)
+	}
+	for name, q := range sorted(c.Queries) {
+		d.checkName("queries", name)
+		section := join("queries", name)
+		switch {
+		case q.SQL != "":
+			d.problemAt(join(section, "sql"), "SQL is not supported yet; use fence")
+		case q.Query.Fence == nil:
+			d.problemAt(section, "says not what to compute; add fence: {fences: FILE, lat: PATH, lon: PATH}")
+		case q.Query.Fence.Key != "" && c.Streams[q.Query.From].Partitions > 1:
+			d.problemAt(join(section, "fence.key"), "another key than the event's own needs a stream of one partition; %q has %d",
+				q.Query.From, c.Streams[q.Query.From].Partitions)
+		}
+		if q.Query.From == DeadStream {
+			d.problemAt(join(section, "from"), "%q takes the query's own dead letters, so the query would feed itself", DeadStream)
+		} else {
+			d.checkFrom(c, section, q.Query.From)
+		}
+		d.checkInto(c, section, q.Query.Into)
+	}
+	d.checkCycles(c)
+	d.checkArchives(c)
+	if c.Gateway != nil {
+		for route, e := range sorted(c.Gateway.Endpoints) {
+			d.checkFrom(c, "gateway.endpoints."+route, e.From)
+		}
+	}
+	if c.Gateway != nil && c.Admin != nil && sameAddress(c.Gateway.Listen, c.Admin.Listen) {
+		d.problemAt("admin.listen", "%q is the gateway's address, too; choose another port", c.Admin.Listen)
+	}
+	if c.DrainTimeout <= 0 {
+		d.problemAt("drain_timeout", "must be positive, such as 30s")
+	}
+	d.undeclaredDead(c)
+}
+
+// checkName reports a name that could not stand in a file name, a metric's label or a producer's name.
+func (d *decoder) checkName(section, name string) {
+	bad := name == "" || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" ||
+		name[0] == '-' || name[0] == '_'
+	if !bad {
+		return
+	}
+	hint := ""
+	if s := plainName(name); s != "" && s != name {
+		hint = fmt.Sprintf("; write %q", s)
+	}
+	d.problemAt(join(section, name), "%.80q is no name: 1 to 64 lower-case letters, digits, hyphens and underscores%s", name, hint)
+}
+
+// plainName makes a name of what was written.
+func plainName(name string) string {
+	s := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		case r == ' ' || r == '.' || r == '/':
+			return '-'
+		}
+		return -1
+	}, strings.ToLower(name))
+	s = strings.TrimLeft(s, "-_")
+	return s[:min(len(s), 64)]
+}
+
+func (d *decoder) checkEngine(e *nats.Config) {
+	switch {
+	case e.Embedded == nil && e.NATS == nil:
+		e.Embedded = new(nats.Embedded)
+		setDefaultsOf(e.Embedded)
+	case e.Embedded != nil && e.NATS != nil:
+		d.problemAt("engine", "names both embedded and nats; remove one")
+	}
+}
+
+// checkInto reports an output that is missing, not declared, or reserved.
+func (d *decoder) checkInto(c *Config, section, stream string) {
+	key := join(section, "into")
+	switch _, declared := c.Streams[stream]; {
+	case stream == "":
+		d.problemAt(key, "is missing; name the stream that takes the events")
+	case stream == DeadStream:
+		d.problemAt(key, "%q takes dead letters only; name another stream", stream)
+	case !declared:
+		d.dangling(c, key, stream, false)
+	}
+}
+
+// checkFrom reports an input that is missing or not declared.
+func (d *decoder) checkFrom(c *Config, section, stream string) {
+	key := join(section, "from")
+	switch _, declared := c.Streams[stream]; {
+	case stream == "":
+		d.problemAt(key, "is missing; name the stream to read")
+	case stream != DeadStream && !declared:
+		d.dangling(c, key, stream, true)
+	}
+}
+
+func (d *decoder) dangling(c *Config, key, stream string, reads bool) {
+	known := slices.Collect(maps.Keys(c.Streams))
+	if reads {
+		known = append(known, DeadStream)
+	}
+	hint := fmt.Sprintf("; declare it under streams: {%s: {}}", stream)
+	if s := closest(stream, known); s != "" {
+		hint = fmt.Sprintf("; did you mean %q?", s)
+	}
+	if _, ok := d.hidden[key]; ok {
+		hint = "" // it quotes the value
+	}
+	d.problemAt(key, "no stream %.80q is declared%s", stream, verbatim(hint))
+}
+
+// checkCycles reports each loop of queries once, at the query that closes it.
+func (d *decoder) checkCycles(c *Config) {
+	names := slices.Sorted(maps.Keys(c.Queries))
+	done := map[string]bool{} // streams that lead into no loop, or into one that was reported
+	var trail []string        // stream, query, stream, query...
+	var follow func(stream string)
+	follow = func(stream string) {
+		if i := slices.Index(trail, stream); i >= 0 && i%2 == 0 {
+			loop := append(slices.Clone(trail[i:]), stream)
+			closing := loop[len(loop)-2]
+			d.problemAt(join(join("queries", closing), "into"), "the stream %q feeds itself: %s", stream, strings.Join(loop, " → "))
+			return
+		}
+		if done[stream] || len(trail) > 2*len(names) {
+			return
+		}
+		for _, q := range names {
+			if c.Queries[q].Query.From == stream && c.Queries[q].Query.Into != "" {
+				trail = append(trail, stream, q)
+				follow(c.Queries[q].Query.Into)
+				trail = trail[:len(trail)-2]
+			}
+		}
+		done[stream] = true
+	}
+	for _, q := range names {
+		if from := c.Queries[q].Query.From; from != "" {
+			follow(from)
+		}
+	}
+}
+
+func (d *decoder) checkArchives(c *Config) {
+	type destination struct{ disk, prefix, from string }
+	taken := map[destination]string{}
+	for name, a := range sorted(c.Archives) {
+		d.checkName("archives", name)
+		section := join("archives", name)
+		d.checkFrom(c, section, a.Archive.From)
+		if a.To.Disk == "" {
+			d.problemAt(join(section, "to"), "names no place for the objects; write to: {disk: DIRECTORY}")
+			continue
+		}
+		place := destination{disk: path.Clean(a.To.Disk), prefix: a.Archive.Prefix, from: a.Archive.From}
+		if other, ok := taken[place]; ok {
+			d.problemAt(join(section, "to"), "the archive %q writes the same stream to the same place; change the prefix or remove one", other)
+			continue
+		}
+		taken[place] = name
+	}
+}
+
+// undeclaredDead declares the stream of dead letters.
+func (d *decoder) undeclaredDead(c *Config) {
+	if _, declared := c.Streams[DeadStream]; declared {
+		return
+	}
+	if c.Streams == nil {
+		c.Streams = map[string]nats.StreamConfig{}
+	}
+	var s nats.StreamConfig
+	setDefaultsOf(&s)
+	c.Streams[DeadStream] = s
+}
+
+// sameAddress says whether two listeners are sure to collide.
+func sameAddress(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	everywhere := func(host string) bool { ip := net.ParseIP(host); return host == "" || ip != nil && ip.IsUnspecified() }
+	return hostA == hostB || everywhere(hostA) || everywhere(hostB)
+}
+
+// sorted yields a map's entries by name.
+func sorted[V any](m map[string]V) func(yield func(string, V) bool) {
+	return func(yield func(string, V) bool) {
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			if !yield(name, m[name]) {
+				return
+			}
+		}
+	}
+}
