@@ -15,17 +15,17 @@ import (
 // themselves.
 func (d *decoder) check(c *Config) {
 	if len(c.Streams) == 0 {
-		d.problemAt("streams", "no stream is declared; a configuration needs one, such as streams: {events: {}}")
+		d.problemAt("streams", "declares no stream; name at least one, such as streams: {events: {}}")
 	}
 	for name := range sorted(c.Streams) {
 		d.checkName("streams", name)
 	}
-	d.checkEngine(&c.Engine)
+	c.Engine.SetDefaults() // the embedded one if the file names none
 	for name, s := range sorted(c.Sources) {
 		d.checkName("sources", name)
 		section := join("sources", name)
 		if s.SSE == nil {
-			d.problemAt(section, "names no kind of feed; add sse: {url: ...}")
+			d.problemAt(join(section, "sse"), "is missing; it says which feed to read: sse: {url: ...}")
 		}
 		d.checkInto(c, section, s.Into)
 	}
@@ -36,7 +36,7 @@ func (d *decoder) check(c *Config) {
 		case q.SQL != "":
 			d.problemAt(join(section, "sql"), "SQL is not supported yet; use fence")
 		case q.Query.Fence == nil:
-			d.problemAt(section, "says not what to compute; add fence: {fences: FILE, lat: PATH, lon: PATH}")
+			d.problemAt(join(section, "fence"), "is missing; it says what to compute: fence: {fences: FILE, lat: PATH, lon: PATH}")
 		case q.Query.Fence.Key != "" && c.Streams[q.Query.From].Partitions > 1:
 			d.problemAt(join(section, "fence.key"), "another key than the event's own needs a stream of one partition; %q has %d",
 				q.Query.From, c.Streams[q.Query.From].Partitions)
@@ -91,16 +91,6 @@ func plainName(name string) string {
 	}, strings.ToLower(name))
 	s = strings.TrimLeft(s, "-_")
 	return s[:min(len(s), 64)]
-}
-
-func (d *decoder) checkEngine(e *nats.Config) {
-	switch {
-	case e.Embedded == nil && e.NATS == nil:
-		e.Embedded = new(nats.Embedded)
-		setDefaultsOf(e.Embedded)
-	case e.Embedded != nil && e.NATS != nil:
-		d.problemAt("engine", "names both embedded and nats; remove one")
-	}
 }
 
 // checkInto reports an output that is missing, not declared, or reserved.
@@ -182,7 +172,7 @@ func (d *decoder) checkArchives(c *Config) {
 		section := join("archives", name)
 		d.checkFrom(c, section, a.Archive.From)
 		if a.To.Disk == "" {
-			d.problemAt(join(section, "to"), "names no place for the objects; write to: {disk: DIRECTORY}")
+			d.problemAt(join(section, "to"), "is missing; it says where the objects go: to: {disk: DIRECTORY}")
 			continue
 		}
 		place := destination{disk: path.Clean(a.To.Disk), prefix: a.Archive.Prefix, from: a.Archive.From}

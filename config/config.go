@@ -122,8 +122,7 @@ func Load(path string, env func(string) (string, bool)) (*Config, error) {
 func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, error) {
 	d := newDecoder(name, filepath.Dir(name), env)
 	c := &Config{file: name}
-	if root, ok := d.parse(text); ok {
-		d.document(root, c)
+	if root, ok := d.parse(text); ok && d.document(root, c) {
 		d.check(c)
 	}
 	if len(d.problems) > 0 {

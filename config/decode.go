@@ -15,6 +15,9 @@ import (
 // into a large one.
 const maxNodes = 200_000
 
+// maxMerges bounds how deep merge keys may bring in merge keys.
+const maxMerges = 8
+
 // decoder fills structs from the syntax tree and gathers what is wrong. A struct's field takes the key
 // that its yaml tag names; after the name the tag may say
 //
@@ -30,32 +33,35 @@ type decoder struct {
 	file, dir string
 	env       func(string) (string, bool)
 	problems  Problems
-	failed    map[string]bool // paths that have a problem: what follows from it is not reported
+	failed    map[string]bool // paths that have a problem: the first one is enough
+	broken    map[string]bool // paths whose value is unusable: nothing below is reported
 	places    map[string]place
 	hidden    map[string]string   // path to the text before expansion
 	secrets   map[string]string   // expanded value to the text before
 	anchors   map[string]ast.Node // by name
 	nodes     int
+	merging   int // depth of merge keys
 }
 
 func newDecoder(file, dir string, env func(string) (string, bool)) *decoder {
 	return &decoder{
 		file: file, dir: dir, env: env,
-		failed: map[string]bool{}, places: map[string]place{},
+		failed: map[string]bool{}, broken: map[string]bool{}, places: map[string]place{},
 		hidden: map[string]string{}, secrets: map[string]string{}, anchors: map[string]ast.Node{},
 	}
 }
 
 // document decodes the root; nil is an empty document.
-func (d *decoder) document(root ast.Node, c *Config) {
+func (d *decoder) document(root ast.Node, c *Config) (ok bool) {
 	v := reflect.ValueOf(c).Elem()
 	setDefaults(v)
 	if root == nil {
 		d.resolvePaths(v, nil)
-		return
+		return true
 	}
 	ast.Walk(anchorCollector{d}, root)
 	d.value(root, v, "", option{}, nil)
+	return !d.broken[""]
 }
 
 type anchorCollector struct{ d *decoder }
@@ -68,22 +74,35 @@ func (c anchorCollector) Visit(n ast.Node) ast.Visitor {
 	return c
 }
 
-// problem reports a problem at a place, unless one has been reported for the key or a key above it.
+// problem reports a problem at a place, unless one has been reported for the key, or a key above it has
+// no usable value.
 func (d *decoder) problem(at place, path, format string, args ...any) {
 	for p := path; p != ""; p = parent(p) {
-		if d.failed[p] {
+		if d.broken[p] {
 			return
 		}
 	}
-	if path != "" {
-		d.failed[path] = true
+	if path != "" && d.failed[path] || len(d.problems) > 10*maxProblems { // the file is garbage
+		return
 	}
-	if len(d.problems) > 10*maxProblems {
-		return // the file is garbage
-	}
+	d.failed[path] = true
 	d.problems = append(d.problems, Problem{
-		File: d.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...),
+		File: d.file, Line: at.line, Column: at.column, Path: shorten(path), Message: fmt.Sprintf(format, args...),
 	})
+}
+
+// wrong reports a value that is unusable.
+func (d *decoder) wrong(n ast.Node, path, format string, args ...any) {
+	d.problem(placeOf(n), path, format, args...)
+	d.broken[path] = true
+}
+
+// shorten bounds a path that is printed; keys may be long.
+func shorten(path string) string {
+	if len(path) <= 200 {
+		return path
+	}
+	return strings.ToValidUTF8(path[:200], "") + "..."
 }
 
 // problemAt reports a problem at the place of a key, or the nearest one above it that the file has.
@@ -119,7 +138,6 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string, o option, abov
 	if !ok {
 		return
 	}
-	at := placeOf(n)
 	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() {
@@ -148,7 +166,7 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string, o option, abov
 	case reflect.Slice:
 		list, ok := n.(*ast.SequenceNode)
 		if !ok {
-			d.problem(at, path, "is %s; it must be a list, such as [a, b]", d.shown(n))
+			d.wrong(n, path, "is %s; it must be a list, such as [a, b]", d.shown(n))
 			return
 		}
 		v.Set(reflect.MakeSlice(v.Type(), len(list.Values), len(list.Values)))
@@ -177,24 +195,20 @@ func (d *decoder) resolve(n ast.Node, path string) (ast.Node, bool) {
 			name := node.Value.GetToken().Value
 			target, ok := d.anchors[name]
 			if !ok {
-				d.problem(placeOf(n), path, "no anchor &%s is in this file", name)
+				d.wrong(n, path, "no anchor &%.80s is in this file", name)
 				return nil, false
 			}
 			n = target
 		case *ast.TagNode:
-			d.problem(placeOf(n), path, "the tag %s is not supported; remove it", node.GetToken().Value)
+			d.wrong(n, path, "the tag %.80s is not supported; remove it", node.GetToken().Value)
 			return nil, false
 		case nil:
 			return nil, false
 		default:
-			if strings.Count(path, ".") > maxDepth {
-				d.problem(placeOf(n), path, "nests deeper than %d levels", maxDepth)
-				return nil, false
-			}
 			return n, true
 		}
 	}
-	d.problem(placeOf(n), path, "the alias stands for itself")
+	d.wrong(n, path, "the alias stands for itself")
 	return nil, false
 }
 
@@ -217,7 +231,7 @@ func (d *decoder) mapping(n ast.Node, path string) ([]entry, bool) {
 	case *ast.NullNode:
 		return nil, true
 	default:
-		d.problem(placeOf(n), path, "is %s; it must be a mapping of keys to values", d.shown(n))
+		d.wrong(n, path, "is %s; it must be a mapping of keys to values", d.shown(n))
 		return nil, false
 	}
 	var entries, merged []entry
@@ -252,9 +266,15 @@ func (d *decoder) mapping(n ast.Node, path string) ([]entry, bool) {
 // merge returns the entries that a merge key brings in: of one mapping or a list of them.
 func (d *decoder) merge(n ast.Node, path string) []entry {
 	n, ok := d.resolve(n, path)
-	if !ok || strings.Count(path, ".") > maxDepth {
+	if !ok {
 		return nil
 	}
+	if d.merging == maxMerges {
+		d.problem(placeOf(n), path, "<< nests deeper than %d levels", maxMerges)
+		return nil
+	}
+	d.merging++
+	defer func() { d.merging-- }()
 	if list, ok := n.(*ast.SequenceNode); ok {
 		var entries []entry
 		for _, item := range list.Values {
@@ -262,11 +282,11 @@ func (d *decoder) merge(n ast.Node, path string) []entry {
 				d.problem(placeOf(item), path, "<< takes a mapping or a list of mappings")
 				continue
 			}
-			entries = append(entries, d.merge(item, path+".<<")...)
+			entries = append(entries, d.merge(item, path)...)
 		}
 		return entries
 	}
-	entries, _ := d.mapping(n, path+".<<")
+	entries, _ := d.mapping(n, path)
 	return entries
 }
 
@@ -291,12 +311,16 @@ func (d *decoder) structure(entries []entry, v reflect.Value, path string, above
 	}
 	set := make(map[string]bool, len(entries))
 	for _, e := range entries {
+		set[e.key] = true
+	}
+	for _, e := range entries {
 		i := slices.Index(names, e.key)
 		if i < 0 {
-			d.unknown(e, path, fields, names, above)
+			if similar := d.unknown(e, path, fields, names, above); similar != "" && !set[similar] {
+				d.failed[join(path, similar)] = true // that it is missing goes without saying
+			}
 			continue
 		}
-		set[e.key] = true
 		d.value(e.value, v.FieldByIndex(fields[i].index), d.enter(path, e), fields[i].option, fields)
 	}
 	d.resolvePaths(v, set)
@@ -304,10 +328,10 @@ func (d *decoder) structure(entries []entry, v reflect.Value, path string, above
 }
 
 // unknown reports an unknown key with what was probably meant: a similar one, or the place where the
-// key belongs.
-func (d *decoder) unknown(e entry, path string, fields []field, names []string, above []field) {
+// key belongs. It returns the similar key, if any.
+func (d *decoder) unknown(e entry, path string, fields []field, names []string, above []field) (similar string) {
 	var hint string
-	similar := closest(e.key, names)
+	similar = closest(e.key, names)
 	switch {
 	case similar != "":
 		hint = fmt.Sprintf("; did you mean %q?", similar)
@@ -331,9 +355,7 @@ func (d *decoder) unknown(e entry, path string, fields []field, names []string, 
 		}
 	}
 	d.problem(e.at, join(path, e.key), "unknown key%s", hint)
-	if similar != "" {
-		d.failed[join(path, similar)] = true // that it is missing goes without saying
-	}
+	return similar
 }
 
 // resolvePaths makes the defaults of path fields relative to the configuration file.
@@ -380,6 +402,11 @@ func setDefaults(v reflect.Value) {
 	}
 	if c, ok := v.Addr().Interface().(interface{ SetDefaults() }); ok {
 		c.SetDefaults()
+	}
+	for i := range v.NumField() { // a section that may be absent is absent until the file names it
+		if f := v.Field(i); f.Kind() == reflect.Pointer && f.CanSet() {
+			f.SetZero()
+		}
 	}
 }
 

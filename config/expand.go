@@ -33,12 +33,12 @@ func (d *decoder) expand(s string, n ast.Node, path string) (string, bool) {
 		}
 		reference, after, closed := strings.Cut(after, "}")
 		if !closed {
-			d.problem(placeOf(n), path, `%.80q has a "${" without its "}"; write $${ where it is meant literally`, s)
+			d.wrong(n, path, `%.80q has a "${" without its "}"; write $${ where it is meant literally`, s)
 			return "", false
 		}
 		value, err := d.lookUp(reference)
 		if err != nil {
-			d.problem(placeOf(n), path, "${%s}: %v", reference, err)
+			d.wrong(n, path, "${%.80s}: %v", reference, err)
 			return "", false
 		}
 		if value != "" {
@@ -88,6 +88,9 @@ func (d *decoder) lookUp(reference string) (string, error) {
 // anything that holds an expanded value is replaced by what the file says.
 func (d *decoder) scrub(path string, arg any) any {
 	if len(d.secrets) == 0 {
+		return arg
+	}
+	if _, own := arg.(verbatim); own {
 		return arg
 	}
 	if raw, ok := d.hidden[path]; ok {

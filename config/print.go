@@ -61,15 +61,13 @@ func (p *printer) entry(key string, v reflect.Value, path, indent string, o opti
 	p.out.WriteString(indent + quoteText(key) + ":")
 	switch v.Kind() {
 	case reflect.Struct:
-		before := p.out.Len()
-		p.out.WriteString("\n")
-		body := p.out.Len()
-		p.structure(v, path, indent+"  ")
-		if p.out.Len() == body {
-			text := p.out.String()[:before]
-			p.out.Reset()
-			p.out.WriteString(text + " {}\n")
+		body := printer{hidden: p.hidden}
+		body.structure(v, path, indent+"  ")
+		if body.out.Len() == 0 {
+			p.out.WriteString(" {}\n")
+			return
 		}
+		p.out.WriteString("\n" + body.out.String())
 	case reflect.Map:
 		p.out.WriteString("\n")
 		names := make(map[string]reflect.Value, v.Len())

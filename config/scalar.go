@@ -15,7 +15,7 @@ import (
 
 // scalar decodes a node into a text, a number, a truth value, a duration or a size.
 func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, o option) {
-	wrong := func(format string, args ...any) { d.problem(placeOf(n), path, format, args...) }
+	wrong := func(format string, args ...any) { d.wrong(n, path, format, args...) }
 	var text string
 	isText := true
 	switch n := n.(type) {
@@ -199,6 +199,9 @@ func parseSize(s string) (int64, error) {
 	}
 	if number == "" || len(number) > 32 || strings.Trim(number, "0123456789.") != "" {
 		unit := strings.TrimLeft(s, "0123456789._ ")
+		if unit == s {
+			return 0, errNoSize
+		}
 		for _, u := range sizeUnits {
 			if strings.EqualFold(unit, u.name) || strings.EqualFold(unit+"B", u.name) || strings.EqualFold(unit+"iB", u.name) {
 				return 0, fmt.Errorf("is no size; did you mean %q?", strings.TrimRight(strings.TrimSuffix(s, unit), " ")+u.name)

@@ -16,6 +16,10 @@ import (
 // maxDepth bounds how deep collections nest; the configuration itself needs 6.
 const maxDepth = 64
 
+// maxTokens bounds the words and marks of a file: the parser's time grows with the square of a mapping's
+// length. A source takes some 30.
+const maxTokens = 100_000
+
 // parse returns the root of the only document, nil if that is empty. It reports the first syntax error:
 // what follows one means nothing.
 func (d *decoder) parse(text []byte) (root ast.Node, ok bool) {
@@ -76,9 +80,13 @@ func (d *decoder) plainText(s string) bool {
 	return true
 }
 
-// shallow bounds how deep the parser may recurse. Blocks that nest by indentation are bounded by the
+// shallow bounds how much the parser has to do and how deep it may recurse. Blocks that nest by indentation are bounded by the
 // size of the file, since each line is longer than the one before.
 func (d *decoder) shallow(tokens token.Tokens) bool {
+	if len(tokens) > maxTokens {
+		d.problem(place{}, "", "has more than %d words and marks", maxTokens)
+		return false
+	}
 	depth, line, inLine := 0, 0, 0
 	for _, t := range tokens {
 		if t.Position.Line != line {

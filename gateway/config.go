@@ -1,6 +1,12 @@
 package gateway
 
-import "time"
+import (
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Config describes the gateway.
 type Config struct {
@@ -14,11 +20,19 @@ type Config struct {
 	Origins []string `yaml:"origins"`
 	// Endpoints by path.
 	Endpoints map[string]Endpoint `yaml:"endpoints"`
-	// Ping is how often a quiet connection hears a ping (WebSocket) or a comment (SSE). Default 25s.
+	// Ping is how often a quiet connection hears a ping (WebSocket) or a comment (SSE). A client that
+	// answers none or takes no byte for twice as long is cut. Default 25s.
 	Ping time.Duration `yaml:"ping"`
-	// Queue bounds what waits for one connection, in bytes; a client that falls further behind is cut.
-	// Default 64KiB.
+	// Queue bounds what waits for one connection, in bytes, beyond what its socket has taken; a client
+	// that falls further behind is cut. An event larger than the queue still goes to a client whose
+	// queue is empty. Default 64KiB, at least 4KiB.
 	Queue int64 `yaml:"queue,size"`
+	// MaxConnections bounds the connections of all endpoints together; over it new ones are answered
+	// 503. Default 100000.
+	MaxConnections int `yaml:"max_connections"`
+	// Drain is the longest time over which a gateway that ends spreads the closing of its connections, so
+	// that their clients do not all come back at once. Few connections take less. Default 5s.
+	Drain time.Duration `yaml:"drain"`
 }
 
 // Endpoint serves a stream's events at a path.
@@ -26,7 +40,7 @@ type Endpoint struct {
 	// From is the stream.
 	From string `yaml:"from"`
 	// Key says where a client names the key it wants: "query:NAME", a parameter of the query string.
-	// Without the parameter it gets every key.
+	// Without the parameter it gets every key; given several times, several keys.
 	Key string `yaml:"key"`
 }
 
@@ -35,4 +49,86 @@ func (c *Config) SetDefaults() {
 	c.Listen = "127.0.0.1:8080"
 	c.Ping = 25 * time.Second
 	c.Queue = 64 << 10
+	c.MaxConnections = 100_000
+	c.Drain = 5 * time.Second
+}
+
+// The least values that make sense.
+const (
+	leastQueue = 4 << 10
+	leastPing  = 10 * time.Millisecond
+)
+
+// Validate reports every problem with the dotted path of its key. Whether the streams exist is the
+// business of the configuration as a whole; New checks it again.
+func (c *Config) Validate(problem func(path, format string, args ...any)) {
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+		problem("listen", "%q is not HOST:PORT; write 127.0.0.1:8080, or :8080 for every address", c.Listen)
+	}
+	if c.Page != "" && c.Page != "map" {
+		problem("page", "%q is no page; the only one is map (or leave the key out)", c.Page)
+	}
+	for _, origin := range c.Origins {
+		if origin != "*" && !exactOrigin(origin) {
+			problem("origins", "%q is not an exact origin; write scheme://host or scheme://host:port, "+
+				"such as https://app.example.org, or \"*\" for every origin", origin)
+		}
+	}
+	if len(c.Endpoints) == 0 && c.Page == "" {
+		problem("endpoints", "there are none; write at least one, such as /vehicles: {from: STREAM, key: \"query:VehicleID\"}")
+	}
+	for path, e := range c.Endpoints {
+		e.validate(path, func(key, format string, args ...any) {
+			at := "endpoints." + path
+			if key != "" {
+				at += "." + key
+			}
+			problem(at, format, args...)
+		})
+	}
+	if c.Ping < leastPing {
+		problem("ping", "%s is too short; write a duration of at least %s, such as 25s", c.Ping, leastPing)
+	}
+	if c.Queue < leastQueue || c.Queue > 1<<30 {
+		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", c.Queue)
+	}
+	if c.MaxConnections < 1 {
+		problem("max_connections", "%d is too few; write a number of at least 1", c.MaxConnections)
+	}
+	if c.Drain < 0 {
+		problem("drain", "%s is negative; write a duration such as 5s, or 0s to close all connections at once", c.Drain)
+	}
+}
+
+func (e Endpoint) validate(path string, problem func(key, format string, args ...any)) {
+	if u, err := url.Parse(path); !strings.HasPrefix(path, "/") || err != nil || u.Path != path {
+		problem("", "%q is no path; write it with a leading slash and without ?, # or %%, such as /vehicles", path)
+	}
+	if e.From == "" {
+		problem("from", "it is missing; write the name of a stream")
+	}
+	if e.Key == "" {
+		return
+	}
+	name, found := strings.CutPrefix(e.Key, "query:")
+	switch {
+	case !found || name == "" || strings.ContainsAny(name, "&=#;+% \t\r\n"):
+		problem("key", "%q does not say where the key stands; write \"query:NAME\", NAME being a parameter "+
+			"of the query string such as VehicleID", e.Key)
+	case slices.ContainsFunc(reservedParameters, func(r string) bool { return strings.EqualFold(r, name) }):
+		problem("key", "%q is taken: clients resume by the parameter %s; choose another name", e.Key, name)
+	}
+}
+
+// parameter returns the name of the query parameter that selects keys; "" if there is none.
+func (e Endpoint) parameter() string { return strings.TrimPrefix(e.Key, "query:") }
+
+// exactOrigin says whether s is what a browser sends as Origin: a scheme, a host in lower case, and a
+// port unless it is the scheme's own (RFC 6454, section 6.2).
+func exactOrigin(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme != "" && u.Host != "" && u.Hostname() != "" &&
+		s == u.Scheme+"://"+u.Host && s == strings.ToLower(s) &&
+		(u.Scheme != "https" || u.Port() != "443") && (u.Scheme != "http" || u.Port() != "80") &&
+		!strings.Contains(u.Host, "*")
 }

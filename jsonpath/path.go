@@ -26,13 +26,13 @@ type Set struct {
 // node is a place in the tree that the paths form.
 type node struct {
 	key      string
-	index    int     // the key as the index of an element; -1 if it is none
-	outs     []int   // the paths that end here
-	leaves   int     // the paths that end here or below
-	children []*node // at most MaxPaths
-	lengths  uint64  // bit n: a child's key has n bytes (modulo 64)
+	index    int            // the key as the index of an element; -1 if it is none
+	outs     []int          // the paths that end here
+	leaves   int            // the paths that end here or below
+	children []*node        // at most MaxPaths
+	lengths  uint64         // bit n: a child's key has n bytes (modulo 64)
 	byKey    map[string]int // the children, where they are many
-	last     int     // the largest index of a child; -1 if none has one
+	last     int            // the largest index of a child; -1 if none has one
 }
 
 // Compile returns the set of the given paths; Find returns their values in this order. It fails with

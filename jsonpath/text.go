@@ -174,9 +174,10 @@ func hex4(s []byte) rune {
 	return unhex(s[0])<<12 | unhex(s[1])<<8 | unhex(s[2])<<4 | unhex(s[3])
 }
 
-// space skips white space.
+// space skips white space: mostly there is none, and the first comparison says so.
 func space(data []byte, i int) int {
-	for i < len(data) && (data[i] == ' ' || data[i] == '\n' || data[i] == '\r' || data[i] == '\t') {
+	const white = 1<<' ' | 1<<'\n' | 1<<'\r' | 1<<'\t'
+	for i < len(data) && data[i] <= ' ' && white>>data[i]&1 != 0 {
 		i++
 	}
 	return i

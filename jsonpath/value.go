@@ -135,7 +135,10 @@ func (v Value) Int() (n int64, ok bool) {
 		return int64(f), true
 	}
 	n, err := strconv.ParseInt(view(v.Raw), 10, 64)
-	return n, err == nil
+	if err != nil {
+		return 0, false
+	}
+	return n, true
 }
 
 // Bool returns true or false; ok is false for any other value.

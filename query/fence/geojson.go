@@ -23,7 +23,7 @@ const (
 // feature is one fence as the file has it.
 type feature struct {
 	id         string
-	properties []byte     // compact JSON, an object
+	properties []byte      // compact JSON, an object
 	polygons   [][][]point // polygon, ring, position; the first ring is the outer one, the others are holes
 }
 
@@ -294,8 +294,8 @@ func (c *coordinates) ring() ([]point, error) {
 		return nil, invalid("is not closed: its last position %v must repeat its first %v", ring[len(ring)-1], ring[0])
 	}
 	box := boxOf(ring)
-	if box.x0 == box.x1 || box.y0 == box.y1 {
-		return nil, invalid("encloses no area: all its positions lie on one line through %v", ring[0])
+	if box.x1-box.x0 < margin || box.y1-box.y0 < margin {
+		return nil, invalid("encloses no area: all its positions lie on one line, or in one point, at %v", ring[0])
 	}
 	return slices.Clip(ring), nil
 }

@@ -1,6 +1,12 @@
 package nats
 
-import "time"
+import (
+	"cmp"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Config chooses the engine.
 type Config struct {
@@ -42,3 +48,68 @@ type Retention struct {
 	// Bytes of the whole stream, all partitions together. 0 = unlimited. Default 10GiB.
 	Bytes int64 `yaml:"bytes,size"`
 }
+
+// SetDefaults sets what the configuration may leave out, and leaves alone what is set.
+func (c *Config) SetDefaults() {
+	if c.NATS == nil && c.Embedded == nil {
+		c.Embedded = &Embedded{}
+	}
+	if c.Embedded != nil {
+		c.Embedded.Reserve = cmp.Or(c.Embedded.Reserve, defaultReserve)
+	}
+	if c.NATS != nil {
+		c.NATS.Replicas = cmp.Or(c.NATS.Replicas, 1)
+	}
+}
+
+// Validate reports what is wrong, each with the path of the key.
+func (c *Config) Validate(problem func(path, format string, args ...any)) {
+	if c.Embedded != nil && c.NATS != nil {
+		problem("nats", "an engine is either embedded or nats: remove one of the two")
+	}
+	if e := c.Embedded; e != nil && e.Reserve < 0 {
+		problem("embedded.reserve", "%d is negative: give the free space to keep, such as 64MiB", e.Reserve)
+	}
+	n := c.NATS
+	if n == nil {
+		return
+	}
+	if n.URL == "" {
+		problem("nats.url", "it is missing: give the server's address, such as nats://localhost:4222")
+	}
+	for part := range strings.SplitSeq(n.URL, ",") {
+		u, err := url.Parse(strings.TrimSpace(part))
+		switch {
+		case n.URL == "":
+		case err != nil:
+			problem("nats.url", "it is no URL: give the server's address, such as nats://localhost:4222")
+		case u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme):
+			problem("nats.url", "%q is not the address of a NATS server: give one such as nats://localhost:4222", u.Redacted())
+		}
+	}
+	if n.Replicas < 0 || n.Replicas > 5 {
+		problem("nats.replicas", "%d is not possible: give 1 to 5", n.Replicas)
+	}
+}
+
+// SetDefaults sets what the configuration may leave out; call it before reading the configuration,
+// since 0 means unlimited.
+func (c *StreamConfig) SetDefaults() {
+	*c = StreamConfig{Partitions: 1, Retention: Retention{Age: 24 * time.Hour, Bytes: 10 << 30}}
+}
+
+// Validate reports what is wrong, each with the path of the key.
+func (c *StreamConfig) Validate(problem func(path, format string, args ...any)) {
+	if c.Partitions < 1 || c.Partitions > maxPartitions {
+		problem("partitions", "%d is not possible: give 1 to %d", c.Partitions, maxPartitions)
+	}
+	if c.Retention.Age < 0 {
+		problem("retention.age", "%s is negative: give how long to keep events, such as 24h, or 0 for ever", c.Retention.Age)
+	}
+	if c.Retention.Bytes < 0 {
+		problem("retention.bytes", "%d is negative: give how much to keep, such as 10GiB, or 0 for all", c.Retention.Bytes)
+	}
+}
+
+// maxPartitions of a stream; each is a JetStream stream and costs about 100 KiB of memory.
+const maxPartitions = 256

@@ -1,0 +1,225 @@
+// Package admin serves what operators and their tools ask of a running program:
+//
+//	/healthz       200 while the process lives
+//	/readyz        200 while every stage runs; else 503 and a line for each stage that does not
+//	/metrics       Prometheus
+//	/debug/pprof/  profiles, on a loopback listener only
+//
+// The listener needs no credentials, so it belongs on loopback or into a private network. A browser is no
+// way around that: requests for a host's name that the configuration does not list are refused (DNS
+// rebinding), and so are requests that come from another site's page.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Bounds on what clients can tie up.
+const (
+	maxConnections = 256
+	maxHeaderBytes = 16 << 10
+	headerTimeout  = 5 * time.Second
+	requestTimeout = 10 * time.Second
+	idleTimeout    = 60 * time.Second
+	closeTimeout   = 2 * time.Second
+)
+
+// Stage is what /readyz knows of a stage.
+type Stage struct {
+	Name  string // source/buses, query/crossings, archive/positions, gateway...
+	Ready bool
+	State string // running, starting, failed, drained...
+	Err   error  // why it is not ready, if it failed
+}
+
+// Options are what the server shows.
+type Options struct {
+	// Stages returns the present state of every stage; called by /readyz, concurrently.
+	Stages func() []Stage
+	// Metrics is what /metrics shows.
+	Metrics prometheus.Gatherer
+	// Logger hears of faults of single connections at level debug; default none.
+	Logger *slog.Logger
+}
+
+// Server is the admin listener.
+type Server struct {
+	config  Config
+	options Options
+}
+
+// New returns a server. It does nothing before Run.
+func New(c Config, o Options) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Stages == nil {
+		o.Stages = func() []Stage { return nil }
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	return &Server{config: c, options: o}
+}
+
+// NewRegistry returns a registry that already holds what the Go runtime and the operating system know of
+// the process.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return r
+}
+
+// Run serves on the listener, which it closes, until ctx ends (nil) or the listener fails.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           s.Handler(isLoopback(listener.Addr())),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.options.Logger.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(limit(listener, maxConnections)) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("admin listener: %w", err)
+	case <-ctx.Done():
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if err := server.Shutdown(closing); err != nil {
+		server.Close() //nolint:errcheck // a request that hangs is cut
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin listener: %w", err)
+	}
+	return nil
+}
+
+// Handler serves everything; profiles only if asked for.
+func (s *Server) Handler(profiles bool) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.options.Metrics, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(s.options.Logger.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError, // one bad collector does not hide the others
+		MaxRequestsInFlight: 4,
+		Timeout:             requestTimeout,
+	}))
+	index := "/healthz\n/readyz\n/metrics\n"
+	if profiles {
+		// Importing pprof registers it with http.DefaultServeMux, too, which nothing in this program serves.
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		index += "/debug/pprof/\n"
+	}
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, index) })
+	return s.guard(mux)
+}
+
+// ready answers 200 if every stage is ready.
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	var lines strings.Builder
+	for _, stage := range s.options.Stages() {
+		if stage.Ready {
+			continue
+		}
+		lines.WriteString(stage.Name + ": " + stage.State)
+		if stage.Err != nil {
+			lines.WriteString(": " + strings.Join(strings.Fields(stage.Err.Error()), " ")) // one line each
+		}
+		lines.WriteByte('\n')
+	}
+	if lines.Len() > 0 {
+		text(w, http.StatusServiceUnavailable, lines.String())
+		return
+	}
+	text(w, http.StatusOK, "ready\n")
+}
+
+// guard refuses what only a web page elsewhere would send.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+		h.Set("Cache-Control", "no-store")
+		switch {
+		case !s.known(r.Host):
+			text(w, http.StatusMisdirectedRequest,
+				fmt.Sprintf("%.200q is no name of this listener; use an IP address or localhost, or list the name under admin.hosts\n", hostOf(r.Host)))
+		case foreign(r):
+			text(w, http.StatusForbidden, "requests from other sites' pages are refused\n")
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// known says whether a Host header names this listener: an IP address can't be rebound, a name can.
+func (s *Server) known(host string) bool {
+	name := strings.ToLower(strings.TrimSuffix(hostOf(host), "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") { // RFC 6761, section 6.3: always loopback
+		return true
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return true
+	}
+	return slices.ContainsFunc(s.config.Hosts, func(h string) bool { return strings.EqualFold(h, name) })
+}
+
+func hostOf(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.Trim(host, "[]")
+}
+
+// foreign says whether a browser sent the request for a page of another site.
+func foreign(r *http.Request) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		return true
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return false
+	}
+	u, err := url.Parse(origin)
+	return err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host)
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+func text(w http.ResponseWriter, status int, body string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(body)) // the client may have gone
+}

@@ -1,0 +1,202 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func get(t *testing.T, h http.Handler, path string, set func(*http.Request)) (int, string) {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r.Host = "127.0.0.1:8081"
+	if set != nil {
+		set(r)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Code, w.Body.String()
+}
+
+func TestReady(t *testing.T) {
+	var stages []Stage
+	h := New(Config{}, Options{Stages: func() []Stage { return stages }}).Handler(false)
+	if code, body := get(t, h, "/readyz", nil); code != 200 || body != "ready\n" {
+		t.Errorf("no stages: %d %q", code, body)
+	}
+	stages = []Stage{
+		{Name: "gateway", Ready: true, State: "running"},
+		{Name: "source/buses", State: "failed", Err: errors.New("connect:\n  refused")},
+		{Name: "query/crossings", State: "starting"},
+	}
+	want := "source/buses: failed: connect: refused\nquery/crossings: starting\n"
+	if code, body := get(t, h, "/readyz", nil); code != 503 || body != want {
+		t.Errorf("%d %q, want %q", code, body, want)
+	}
+	if code, body := get(t, h, "/healthz", nil); code != 200 || body != "ok\n" {
+		t.Errorf("healthz: %d %q", code, body)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	h := New(Config{}, Options{Metrics: NewRegistry()}).Handler(false)
+	code, body := get(t, h, "/metrics", nil)
+	if code != 200 || !strings.Contains(body, "go_goroutines") {
+		t.Errorf("%d %.200s", code, body)
+	}
+}
+
+func TestProfilesOnLoopbackOnly(t *testing.T) {
+	s := New(Config{}, Options{})
+	if code, _ := get(t, s.Handler(true), "/debug/pprof/", nil); code != 200 {
+		t.Errorf("on loopback: %d", code)
+	}
+	if code, _ := get(t, s.Handler(false), "/debug/pprof/", nil); code != 404 {
+		t.Errorf("elsewhere: %d", code)
+	}
+	for address, want := range map[string]bool{"127.0.0.1": true, "::1": true, "0.0.0.0": false, "10.0.0.1": false} {
+		if got := isLoopback(&net.TCPAddr{IP: net.ParseIP(address)}); got != want {
+			t.Errorf("%s: %t", address, got)
+		}
+	}
+}
+
+// What a browser sends for a page elsewhere is refused; what tools send is not.
+func TestGuard(t *testing.T) {
+	h := New(Config{Hosts: []string{"millrace.example.org"}}, Options{}).Handler(false)
+	for _, tt := range []struct {
+		host, origin, site string
+		want               int
+	}{
+		{host: "127.0.0.1:8081", want: 200},
+		{host: "127.0.0.1", want: 200},
+		{host: "[::1]:8081", want: 200},
+		{host: "[::1]", want: 200},
+		{host: "10.1.2.3:8081", want: 200},
+		{host: "localhost:8081", want: 200},
+		{host: "LOCALHOST.", want: 200},
+		{host: "millrace.localhost:1", want: 200},
+		{host: "Millrace.Example.Org:8081", want: 200},
+		{host: "evil.example:8081", want: 421},
+		{host: "localhost.evil.example", want: 421},
+		{host: "127.0.0.1.evil.example", want: 421},
+		{host: "", want: 421},
+		{host: "127.0.0.1:8081", origin: "http://127.0.0.1:8081", site: "same-origin", want: 200},
+		{host: "127.0.0.1:8081", origin: "http://127.0.0.1:9999", want: 403},
+		{host: "127.0.0.1:8081", origin: "https://evil.example", want: 403},
+		{host: "127.0.0.1:8081", origin: "null", want: 403},
+		{host: "127.0.0.1:8081", site: "cross-site", want: 403},
+		{host: "127.0.0.1:8081", site: "same-site", want: 403},
+		{host: "127.0.0.1:8081", site: "none", want: 200},
+	} {
+		code, _ := get(t, h, "/healthz", func(r *http.Request) {
+			r.Host = tt.host
+			if tt.origin != "" {
+				r.Header.Set("Origin", tt.origin)
+			}
+			if tt.site != "" {
+				r.Header.Set("Sec-Fetch-Site", tt.site)
+			}
+		})
+		if code != tt.want {
+			t.Errorf("host %q origin %q site %q: %d, want %d", tt.host, tt.origin, tt.site, code, tt.want)
+		}
+	}
+	r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1/healthz", nil)
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+func TestRun(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- New(Config{}, Options{}).Run(ctx, listener) }()
+	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	response, err := client.Get("http://" + listener.Addr().String() + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(response.Body)
+	response.Body.Close()
+	if response.StatusCode != 200 || !strings.Contains(string(body), "/debug/pprof/") {
+		t.Errorf("%d %q", response.StatusCode, body)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A listener that fails ends Run with the reason.
+func TestRunFails(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	if err := New(Config{}, Options{}).Run(t.Context(), listener); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// The limit holds back connections and lets them in as others end.
+func TestLimit(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := limit(listener, 1)
+	accepted := make(chan net.Conn)
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	var clients []net.Conn
+	for range 2 {
+		c, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
+	first := <-accepted
+	select {
+	case <-accepted:
+		t.Error("a second connection was let in")
+	default:
+	}
+	first.Close()
+	first.Close() // gives its slot back once
+	second := <-accepted
+	l.Close()
+	if c := <-accepted; c != nil {
+		t.Error("a connection after the close")
+	}
+	second.Close()
+	for _, c := range clients {
+		c.Close()
+	}
+}

@@ -1,0 +1,423 @@
+package gateway
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// outlet is one connection's way out. Frames go straight to the socket for as long as it takes them;
+// what it does not take waits in a queue of at most limit bytes, and a goroutine that lives only as
+// long as the queue is not empty writes it. Nobody who hands a frame over ever waits.
+//
+// What waits is copied, so that the shared buffers of a fan-out are free again when it has passed and
+// the queue's bound is the bound of the memory. Only a single frame larger than the limit is shared
+// (big); it is taken when nothing else waits.
+//
+// An outlet can hold live frames back (hold) while its connection still replays what came before.
+type outlet struct {
+	conn  net.Conn
+	raw   syscall.RawConn // nil where a socket cannot be written directly: TLS, pipes, Windows
+	form  form            // for where frames end
+	limit int
+	flows *flows
+	done  func() // called once, with mu held: closing, and the last byte has been handed to the socket
+
+	mu       sync.Mutex
+	state    outletState
+	opening  bool   // the response's head is being written: frames wait
+	draining bool   // a goroutine writes what waits
+	finished bool   // done has been called
+	big      []byte // one frame, shared
+	busy     bool   // drainBlocking is writing big
+	queue    []byte // whole frames, after big
+	off      int    // bytes of big, or of queue if there is no big, that the socket has taken
+	inflight int    // bytes that drainBlocking is writing; whole frames, before queue
+	holding  bool
+	spilled  bool          // more was held than limit: held is not complete
+	held     []byte        // live frames, whole
+	wrote    int64         // when the socket last took something, by flows.clock
+	room     chan struct{} // if not nil: gets a token when nothing waits any more, or the outlet is closed
+}
+
+// flows is what all outlets of a gateway share.
+type flows struct {
+	clock   atomic.Int64 // coarse time in ns, moved on by the pinger
+	queued  func(bytes int)
+	running sync.WaitGroup
+}
+
+type outletState uint8
+
+const (
+	open    outletState = iota
+	closing             // takes no more frames; what waits is still written
+	closed
+)
+
+// verdict is what became of frames that were handed over.
+type verdict uint8
+
+const (
+	sent   verdict = iota // to the socket, all of them
+	queued                // some wait
+	gone                  // the connection is closing or closed
+	full                  // they are not taken: the queue would pass its limit
+)
+
+// waiting returns the bytes that wait for the socket; mu is held.
+func (o *outlet) waiting() int { return len(o.big) + len(o.queue) - o.off + o.inflight }
+
+// backlog returns the bytes that wait, held ones included, and when the socket last took something.
+func (o *outlet) backlog() (bytes int, wrote int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.waiting() + len(o.held), o.wrote
+}
+
+// live hands over frames of the fan-out. shared says that b is never changed again.
+func (o *outlet) live(b []byte, shared bool) verdict {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.holding || o.state != open {
+		return o.put(b, shared)
+	}
+	if o.spilled || len(o.held)+len(b) > o.limit {
+		o.spilled = true
+		o.flows.queued(-len(o.held))
+		o.held = nil
+		return queued
+	}
+	o.held = append(o.held, b...)
+	o.flows.queued(len(b))
+	return queued
+}
+
+// send hands over frames that go out before any that are held.
+func (o *outlet) send(b []byte, shared bool) verdict {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.put(b, shared)
+}
+
+// put hands over whole frames; mu is held.
+func (o *outlet) put(b []byte, shared bool) verdict {
+	if o.state != open {
+		return gone
+	}
+	if len(b) == 0 {
+		return sent
+	}
+	n, direct := 0, o.raw != nil && !o.opening
+	switch waiting := o.waiting(); {
+	case waiting == 0 && direct:
+		var err error
+		if n, err = writeNow(o.raw, b); err != nil {
+			o.shut()
+			return gone
+		}
+		o.wrote = o.flows.clock.Load()
+		if n == len(b) {
+			return sent
+		}
+	case waiting > 0 && o.over(b):
+		// The drainer may not have run since the socket has room again: look before giving up.
+		if direct && !o.flush() {
+			return gone
+		}
+		if o.waiting() > 0 && o.over(b) {
+			return full
+		}
+	}
+	o.enqueue(b, n, shared)
+	if !o.draining && !o.opening {
+		o.drain()
+	}
+	return queued
+}
+
+// over says whether b is too much for the queue. A large frame in front of it does not count, or the
+// next event would end the connection; mu is held.
+func (o *outlet) over(b []byte) bool {
+	behind := len(o.queue) + o.inflight
+	if o.big == nil {
+		behind -= o.off
+	}
+	return behind+len(b) > o.limit
+}
+
+// enqueue keeps b, of which the socket has taken n bytes; n > 0 only if nothing waits. mu is held.
+func (o *outlet) enqueue(b []byte, n int, shared bool) {
+	if o.waiting() == 0 {
+		o.queue, o.off, o.wrote = o.queue[:0], 0, o.flows.clock.Load()
+		if o.inflight == 0 && shared {
+			o.big, o.off = b, n
+			o.flows.queued(len(b) - n)
+			return
+		}
+	}
+	// Keep the frame that is half written whole, so that the queue begins with a frame.
+	for n > 0 {
+		size := o.form.frameSize(b)
+		if size > n {
+			break
+		}
+		b, n = b[size:], n-size
+	}
+	if n > 0 {
+		o.off = n
+	}
+	o.queue = append(o.queue, b...)
+	o.flows.queued(len(b) - n)
+}
+
+// flush writes what waits for as long as the socket takes it, and returns false if the socket is
+// broken. mu is held.
+func (o *outlet) flush() bool {
+	for o.waiting() > 0 {
+		front := o.queue
+		if o.big != nil {
+			front = o.big
+		}
+		n, err := writeNow(o.raw, front[o.off:])
+		if err != nil {
+			o.shut()
+			return false
+		}
+		if n > 0 {
+			o.wrote = o.flows.clock.Load()
+			o.flows.queued(-n)
+		}
+		o.off += n
+		if o.off < len(front) {
+			o.compact()
+			return true
+		}
+		if o.off = 0; o.big != nil {
+			o.big = nil
+		} else {
+			o.queue = nil
+		}
+	}
+	return true
+}
+
+// compact drops frames that are written from the front of the queue once they are the half of it.
+func (o *outlet) compact() {
+	if o.big != nil || o.off < len(o.queue)/2 {
+		return
+	}
+	whole := 0
+	for {
+		size := o.form.frameSize(o.queue[whole:])
+		if whole+size > o.off {
+			break
+		}
+		whole += size
+	}
+	o.queue = append(o.queue[:0], o.queue[whole:]...)
+	o.off -= whole
+}
+
+// start ends the time in which frames wait because the response's head is being written.
+func (o *outlet) start() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.opening = false
+	o.proceed()
+}
+
+// proceed writes what waits, or tells those who wait for that; mu is held.
+func (o *outlet) proceed() {
+	switch {
+	case o.opening || o.state == closed:
+	case o.waiting() == 0:
+		o.emptied()
+	case !o.draining:
+		o.drain()
+	}
+}
+
+// emptied tells that nothing waits any more; mu is held.
+func (o *outlet) emptied() {
+	if o.room != nil {
+		select {
+		case o.room <- struct{}{}:
+		default:
+		}
+	}
+	if o.state == closing && !o.finished {
+		o.finished = true
+		o.done()
+	}
+}
+
+// drain starts the goroutine that writes what waits; mu is held.
+func (o *outlet) drain() {
+	o.draining = true
+	o.flows.running.Go(func() {
+		if o.raw == nil {
+			o.drainBlocking()
+			return
+		}
+		err := o.raw.Write(func(uintptr) bool { // called again whenever the socket has room
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			if o.state != closed && o.flush() && o.waiting() > 0 {
+				return false
+			}
+			o.draining = false
+			o.proceed()
+			return true
+		})
+		if err != nil {
+			o.close()
+		}
+	})
+}
+
+// drainBlocking is drain for connections whose Write may block.
+func (o *outlet) drainBlocking() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.state != closed && o.waiting() > 0 {
+		front := o.big
+		if front == nil {
+			front, o.queue = o.queue, nil
+			o.inflight = len(front)
+		}
+		o.busy = o.big != nil
+		o.mu.Unlock()
+		_, err := o.conn.Write(front)
+		o.mu.Lock()
+		if o.state == closed {
+			return
+		}
+		if err != nil {
+			o.shut()
+			return
+		}
+		o.big, o.busy, o.inflight, o.wrote = nil, false, 0, o.flows.clock.Load()
+		o.flows.queued(-len(front))
+	}
+	o.draining = false
+	o.proceed()
+}
+
+// hold keeps live frames back until release.
+func (o *outlet) hold() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holding, o.spilled = true, false
+}
+
+// release lets the frames that were held follow. It returns false if they were more than the limit
+// and are dropped.
+func (o *outlet) release() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	held := o.held
+	o.held, o.holding = nil, false
+	o.flows.queued(-len(held))
+	if o.spilled {
+		return false
+	}
+	if o.waiting() > 0 { // the last frames of the replay: at most limit, and held is too
+		o.queue = append(o.queue, held...)
+		o.flows.queued(len(held))
+		return true
+	}
+	o.put(held, false)
+	return true
+}
+
+// await returns a channel that has a token when nothing waits, or the outlet is closed. One goroutine
+// at a time may use it.
+func (o *outlet) await() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.room == nil {
+		o.room = make(chan struct{}, 1)
+	}
+	select { // a token from before
+	case <-o.room:
+	default:
+	}
+	if o.waiting() == 0 && !o.opening || o.state != open {
+		o.room <- struct{}{}
+	}
+	return o.room
+}
+
+// finish lets the outlet take no more frames and appends a last one. drop says that what waits is
+// dropped, up to the end of a frame that is half written. It returns false if the outlet was closing
+// already.
+func (o *outlet) finish(last []byte, drop bool) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.state != open {
+		return false
+	}
+	o.flows.queued(-len(o.held))
+	o.held, o.holding = nil, false
+	if drop {
+		o.dropQueue()
+	}
+	if o.waiting() == 0 && !o.opening && o.raw != nil {
+		n, err := writeNow(o.raw, last)
+		if err != nil {
+			o.shut()
+			return true
+		}
+		if n == len(last) {
+			last = nil
+		} else if n > 0 {
+			o.queue, o.off = append(o.queue[:0], last...), n
+			o.flows.queued(len(last) - n)
+			last = nil
+		}
+	}
+	o.queue = append(o.queue, last...)
+	o.flows.queued(len(last))
+	o.state = closing
+	o.proceed()
+	return true
+}
+
+// dropQueue drops what waits but for the rest of a frame that is half written; mu is held.
+func (o *outlet) dropQueue() {
+	before := o.waiting()
+	switch {
+	case o.big != nil && (o.off > 0 || o.busy):
+		o.queue = nil
+	case o.big != nil:
+		o.big, o.queue = nil, nil
+	default:
+		end := 0
+		for end < o.off {
+			end += o.form.frameSize(o.queue[end:])
+		}
+		o.queue = o.queue[:end]
+	}
+	o.flows.queued(o.waiting() - before)
+}
+
+// close ends the outlet and its connection at once.
+func (o *outlet) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shut()
+}
+
+// shut is close; mu is held.
+func (o *outlet) shut() {
+	if o.state == closed {
+		return
+	}
+	o.flows.queued(-o.waiting() - len(o.held))
+	o.state = closed
+	o.big, o.queue, o.held, o.off, o.inflight = nil, nil, nil, 0, 0
+	o.emptied()
+	_ = o.conn.Close() // nothing can be done about it
+}

@@ -1,0 +1,317 @@
+package sse
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace"
+)
+
+// Source brings in the events of one feed. It implements millrace.Source: it connects, emits what
+// comes, and connects again for as long as it runs. Each event's ID is the feed's where the feed gives
+// a new one with it, else derived (see place); its Type is the event type; its Time is that of
+// arrival; its Key is empty.
+//
+// All events that one read of the socket completes are emitted together: at low load each one at
+// once, at high load hundreds. While Emit blocks, the socket is not read.
+type Source struct {
+	config      Config
+	o           Options
+	url         *url.URL
+	client      *http.Client
+	transport   *http.Transport // its own; nil if the caller gave a client
+	log         *slog.Logger
+	instruments instruments
+	types       map[string]bool // nil: all
+
+	arrivedEvents, arrivedBytes atomic.Int64 // for the report
+}
+
+// Options are what a Source is given besides its configuration. The zero value works.
+type Options struct {
+	// Name is the source's name in logs and metrics.
+	Name string
+	// Client makes the requests; its CheckRedirect is not used. By default the source has a client and
+	// connections of its own, with the proxies of the environment.
+	Client  *http.Client
+	Logger  *slog.Logger // nil: none
+	Metrics *Metrics     // nil: none
+	// Now is the clock for the events' time; time.Now by default.
+	Now func() time.Time
+	// Random returns numbers in [0,1) that spread reconnections; math/rand by default.
+	Random func() float64
+	// UserAgent is sent unless the configuration's headers name one. Default "millrace/devel".
+	UserAgent string
+	// Policy says what is retried. Default Ingest.
+	Policy Policy
+	// Retry is the reconnection time until the feed asks for another. Default 1s, and 3s with the
+	// Standard policy.
+	Retry time.Duration
+	// Method and Body of the request. Default GET without one.
+	Method string
+	Body   []byte
+	// Once ends Run when the first connection ends.
+	Once bool
+}
+
+// New returns a source of a configured feed. It touches nothing yet.
+func New(c Config, o Options) *Source {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "millrace/devel"
+	}
+	if o.Method == "" {
+		o.Method = http.MethodGet
+	}
+	s := &Source{
+		config:      c,
+		o:           o,
+		log:         o.Logger.With("source", o.Name),
+		instruments: o.Metrics.of(o.Name),
+	}
+	if o.Client == nil {
+		s.transport = newTransport()
+		o.Client = &http.Client{Transport: s.transport}
+	}
+	client := *o.Client
+	// The source follows redirects itself, because it must choose what another host gets to see.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	s.client = &client
+	if len(c.Types) > 0 {
+		s.types = make(map[string]bool)
+		for _, t := range c.Types {
+			s.types[t] = true
+		}
+	}
+	return s
+}
+
+func newTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 15 * time.Second}
+	return &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         dialer.DialContext,
+		ForceAttemptHTTP2:   true,
+		TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout:     90 * time.Second,
+		MaxIdleConns:        4,
+		ReadBufferSize:      64 << 10, // many small chunks of a busy feed in one read
+		DisableCompression:  true,     // the source decompresses itself
+	}
+}
+
+// Run implements millrace.Source. It ends without an error when ctx ends and when the feed says that
+// there will be no more (204); with an error when the emitter fails, when the cursor is not one of an
+// SSE source, and, with the Standard policy, when the standard says to fail.
+func (s *Source) Run(ctx context.Context, from millrace.Resume, out millrace.Emitter) error {
+	p, err := parseCursor(from.Cursor)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, newBatch(s, p, from.Cursor, out))
+}
+
+// taker takes what connections bring.
+type taker interface {
+	// begin is called before each connection and returns the id to resume with.
+	begin() (lastEventID string)
+	comment(text []byte)
+	// take is called for each event, flush after the events that one read has completed, with the last
+	// event ID as it then stands.
+	take(ctx context.Context, e *Event) error
+	flush(ctx context.Context, lastEventID []byte) error
+}
+
+var errStalled = errors.New("no byte came for the read_timeout")
+
+// run connects again and again.
+func (s *Source) run(ctx context.Context, out taker) error {
+	u, err := url.Parse(s.config.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return millrace.Errorf(millrace.Invalid, "connect", "url is not an http or https URL")
+	}
+	s.url = u
+	if s.transport != nil {
+		defer s.transport.CloseIdleConnections()
+	}
+	var reports sync.WaitGroup
+	defer reports.Wait()
+	if s.config.ReportEvery > 0 {
+		reporting, end := context.WithCancel(ctx)
+		defer end()
+		reports.Go(func() { s.report(reporting) })
+	}
+
+	decoder := NewDecoder(nil, s.config.EventLimit)
+	pace := pace{policy: s.o.Policy, retry: s.o.Retry, random: s.o.Random}
+	for {
+		ended := s.connection(ctx, decoder, out, &pace)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case ended.do == fail:
+			return ended.err
+		case ended.do == stop:
+			s.log.Info("the feed is over", "reason", ended.reason)
+			return nil
+		case s.o.Once:
+			return ended.err
+		}
+		wait := pace.wait(ended)
+		s.logEnding(ended, wait)
+		s.instruments.reconnects.WithLabelValues(ended.reason).Inc()
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// connection makes one connection and hands on what it brings until it ends.
+func (s *Source) connection(ctx context.Context, d *Decoder, out taker, pace *pace) ending {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // also closes the connection if its body was not read to the end
+	live := newLiveness(s.config.ReadTimeout, func() { cancel(errStalled) })
+	defer live.stop()
+
+	began := time.Now()
+	lastEventID := out.begin()
+	response, refused := s.connect(ctx, lastEventID, live)
+	if refused != nil {
+		return s.explain(ctx, *refused)
+	}
+	defer response.Body.Close() //nolint:errcheck // nothing was written
+	s.instruments.connected.Set(1)
+	defer s.instruments.connected.Set(0)
+	level := slog.LevelInfo
+	if pace.routine {
+		level = slog.LevelDebug
+	}
+	s.log.Log(ctx, level, "connected", "url", Redact(s.url), "protocol", response.Proto,
+		"resumed", lastEventID != "")
+
+	wire := &wire{body: response.Body, live: live, source: s}
+	body, err := decompress(response, wire)
+	if err != nil {
+		return s.explain(ctx, ending{do: again, reason: "cut", err: err})
+	}
+	defer body.Close() //nolint:errcheck // of a reader
+	d.Reset(body, lastEventID)
+	d.Comment = out.comment
+	var e Event
+	events := 0
+	for {
+		readErr := d.Read()
+		n := 0
+		for d.Next(&e) {
+			n++
+			if err := out.take(ctx, &e); err != nil {
+				return ending{do: fail, err: err}
+			}
+		}
+		if err := out.flush(ctx, d.LastEventID()); err != nil {
+			return ending{do: fail, err: err}
+		}
+		if retry, asked := d.Retry(); asked {
+			pace.ask(retry)
+		}
+		if n > 0 {
+			events += n
+			s.arrivedEvents.Add(int64(n))
+			s.instruments.last.Set(float64(s.o.Now().UnixNano()) / 1e9)
+		}
+		if readErr == nil {
+			continue
+		}
+		ended := ending{do: again, reason: "cut", err: readErr, lasted: time.Since(began), events: events}
+		if errors.Is(readErr, io.EOF) {
+			ended.reason, ended.err = "end", nil
+		}
+		return s.explain(ctx, ended)
+	}
+}
+
+// explain replaces an error that a stalled connection or a network has caused by its cause, without
+// the URL that net/http puts before it: its query string may hold secrets.
+func (s *Source) explain(ctx context.Context, e ending) ending {
+	if errors.Is(context.Cause(ctx), errStalled) {
+		e.do, e.reason = again, "stalled"
+		e.err = millrace.Errorf(millrace.Unavailable, "read the feed", "no byte came for read_timeout %s: the connection is replaced",
+			s.config.ReadTimeout)
+		return e
+	}
+	var inRequest *url.Error
+	if errors.As(e.err, &inRequest) {
+		e.err = inRequest.Err
+	}
+	var dns *net.DNSError
+	var known *millrace.Error
+	switch {
+	case e.err == nil, errors.As(e.err, &known):
+	case errors.As(e.err, &dns):
+		e.reason = "dns"
+		e.err = millrace.Errorf(millrace.Unavailable, "connect", "the host %q of url cannot be found: %s; check url and the name server",
+			dns.Name, dns.Err)
+	default:
+		e.err = millrace.Errorf(millrace.Unavailable, "read the feed", "%w", e.err)
+	}
+	return e
+}
+
+func (s *Source) logEnding(e ending, wait time.Duration) {
+	wait = wait.Round(time.Millisecond)
+	attributes := []any{"url", Redact(s.url), "reason", e.reason, "events", e.events, "reconnect_in", wait}
+	if e.err != nil {
+		attributes = append(attributes, "error", e.err)
+	}
+	switch {
+	case e.do == slowly:
+		s.instruments.alarms.Inc()
+		s.log.Error("the feed refuses this client: someone must look", attributes...)
+	case e.err != nil:
+		s.log.Warn("connection lost", attributes...)
+	default: // many feeds end their connections by design
+		s.log.Debug("connection ended", attributes...)
+	}
+}
+
+// report logs how much arrived, every ReportEvery.
+func (s *Source) report(ctx context.Context) {
+	ticker := time.NewTicker(s.config.ReportEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.log.Info("events arrived", "events", s.arrivedEvents.Swap(0), "bytes", s.arrivedBytes.Swap(0),
+				"period", s.config.ReportEvery)
+		}
+	}
+}
+
+// Redact returns a URL as it may be logged: without user, password, query string and fragment.
+func Redact(u *url.URL) string {
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
+}
