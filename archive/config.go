@@ -1,7 +1,7 @@
 package archive
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,8 +27,13 @@ type Config struct {
 	Buffer      Buffer `yaml:"buffer"`
 	// Compression of the objects: none or gzip. Default gzip.
 	Compression string `yaml:"compression"`
-	// Format: ndjson (each event's data on a line; what is not JSON as a JSON string) or raw (the data,
-	// one after the other, as they are). Default ndjson.
+	// Format: ndjson or raw. Default ndjson.
+	//
+	// ndjson writes each event's data on a line of its own. JSON is kept byte for byte, but for JSON
+	// with line breaks, which is compacted; other text becomes a JSON string, and bytes that are no UTF-8
+	// the JSON string "data:application/octet-stream;base64,...". The end of a key without data is null.
+	//
+	// raw writes the data one after the other as they are, with nothing between them.
 	Format string `yaml:"format"`
 }
 
@@ -83,10 +88,7 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 }
 
 func oneOf(problem func(path, format string, args ...any), path, value string, choices ...string) {
-	for _, choice := range choices {
-		if value == choice {
-			return
-		}
+	if !slices.Contains(choices, value) {
+		problem(path, "%q must be %s", value, strings.Join(choices, " or "))
 	}
-	problem(path, "%s", fmt.Sprintf("%q must be %s", value, strings.Join(choices, " or ")))
 }

@@ -234,8 +234,12 @@ func (t *task) put(ctx context.Context, c *cut, object []byte) error {
 		err := t.a.o.To.Put(ctx, c.Key, func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(object)), nil
 		}, options)
-		if errors.Is(err, millrace.ErrExists) {
-			_, err = t.present(ctx, c)
+		if !errors.Is(err, millrace.ErrExists) {
+			return err
+		}
+		there, err := t.present(ctx, c)
+		if err == nil && !there {
+			err = millrace.Errorf(millrace.Unavailable, fmt.Sprintf("put object %q", c.Key), "it existed, and was deleted meanwhile")
 		}
 		return err
 	})

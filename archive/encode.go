@@ -14,7 +14,7 @@ import (
 const objectLayout = 1
 
 // gzipLevel weighs size against time: see BenchmarkArchive.
-const gzipLevel = 3
+const gzipLevel = 2
 
 // spillSize is how much an encoder gathers before it compresses.
 const spillSize = 64 << 10

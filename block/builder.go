@@ -28,9 +28,12 @@ type Builder struct {
 	attributes    []byte
 
 	dataEnds []byte
-	data     []byte
+	data     []byte // begins with gap bytes of room, so that the ends can be put before it without moving it
+	gap      int
 
+	head    []byte
 	section []byte // a section as it is before compression
+	packed  []byte // the sections as they are stored
 	names   []string
 }
 
@@ -39,7 +42,7 @@ func (b *Builder) Len() int { return b.n }
 
 // Size returns the gathered bytes, before compression.
 func (b *Builder) Size() int {
-	return len(b.keys) + len(b.ids) + len(b.types) + len(b.attributes) + len(b.data) + b.n*29
+	return len(b.keys) + len(b.ids) + len(b.types) + len(b.attributes) + len(b.data) - b.gap + b.n*29
 }
 
 // Add copies an event into the columns. It changes nothing and fails with Invalid if the event's time
@@ -77,10 +80,21 @@ func (b *Builder) Add(e *millrace.Event) error {
 		b.addAttributes(e.Attributes)
 	}
 	b.attributeEnds = binary.LittleEndian.AppendUint32(b.attributeEnds, uint32(len(b.attributes)))
+	if b.gap < (b.n+1)*4 {
+		b.widenGap()
+	}
 	b.data = append(b.data, e.Data...)
-	b.dataEnds = binary.LittleEndian.AppendUint32(b.dataEnds, uint32(len(b.data)))
+	b.dataEnds = binary.LittleEndian.AppendUint32(b.dataEnds, uint32(len(b.data)-b.gap))
 	b.n++
 	return nil
+}
+
+// widenGap doubles the room before the data.
+func (b *Builder) widenGap() {
+	old := b.gap
+	b.gap = max(256, 2*old)
+	b.data = slices.Grow(b.data, b.gap-old)[:len(b.data)+b.gap-old]
+	copy(b.data[b.gap:], b.data[old:])
 }
 
 // addAttributes writes them sorted by name, so that equal events encode to equal bytes.
@@ -98,84 +112,87 @@ func (b *Builder) Reset() {
 	b.n = 0
 	for _, column := range []*[]byte{
 		&b.times, &b.keyEnds, &b.deleted, &b.keys, &b.idEnds, &b.typeEnds, &b.ids, &b.types,
-		&b.attributeEnds, &b.attributes, &b.dataEnds, &b.data,
+		&b.attributeEnds, &b.attributes, &b.dataEnds,
 	} {
 		*column = (*column)[:0]
 	}
+	b.data = b.data[:b.gap]
 }
 
-// Encode appends the block to dst and returns it; h.Events is taken from the builder. The events stay
-// gathered until Reset. It fails with Invalid if the header is out of its bounds.
+// Encode appends the block to dst, with no more room than it needs, and returns it; h.Events is taken
+// from the builder. The events stay gathered until Reset. It fails with Invalid if the header is out of
+// its bounds.
 func (b *Builder) Encode(dst []byte, h millrace.Header) (millrace.Block, error) {
 	if err := checkHeader(h); err != nil {
 		return millrace.Block{}, err
 	}
 	h.Events = uint32(b.n)
+	b.packed = b.packed[:0]
+	var table [kindData * entrySize]byte
 	sections := 0
-	switch {
-	case b.n > 0 && len(b.attributes) > 0:
-		sections = 4
-	case b.n > 0:
-		sections = 3
+	if b.n > 0 {
+		for kind := byte(kindKeys); kind <= kindData; kind++ {
+			if kind == kindAttributes && len(b.attributes) == 0 {
+				continue
+			}
+			b.pack(table[sections*entrySize:], kind, b.raw(kind))
+			sections++
+		}
+	}
+
+	b.head = appendHead(b.head[:0], h, table[:sections*entrySize])
+	if len(b.head) > maxHead {
+		return millrace.Block{}, millrace.Errorf(millrace.Invalid, "encode block",
+			"the head has %d bytes with %d uncommitted blocks, the limit is %d", len(b.head), len(h.Uncommitted), maxHead)
 	}
 	start := len(dst)
-	dst = appendHead(dst, h, sections)
-	head := len(dst) - start
-	table := start + fixedHead
-	for _, s := range b.sections(sections) {
-		b.section = b.section[:0]
-		for _, part := range s.parts {
-			b.section = append(b.section, part...)
-		}
-		dst = appendSection(dst, table, s.kind, b.section)
-		table += entrySize
-	}
-	// The head's checksum covers the section table, which is known only now.
-	binary.LittleEndian.PutUint32(dst[start+head-4:], crc32.Checksum(dst[start:start+head-4], castagnoli))
+	dst = slices.Grow(dst, len(b.head)+len(b.packed))
+	dst = append(append(dst, b.head...), b.packed...)
 	return millrace.Block{Header: h, Raw: dst[start:len(dst):len(dst)]}, nil
 }
 
-type section struct {
-	kind  byte
-	parts [4][]byte
+// raw returns a section before compression, valid until the next call.
+func (b *Builder) raw(kind byte) []byte {
+	var parts [4][]byte
+	switch kind {
+	case kindKeys:
+		parts = [4][]byte{b.times, b.keyEnds, b.deleted, b.keys}
+	case kindIDs:
+		parts = [4][]byte{b.idEnds, b.typeEnds, b.ids, b.types}
+	case kindAttributes:
+		parts = [4][]byte{b.attributeEnds, b.attributes}
+	case kindData: // the largest by far, and in place already
+		section := b.data[b.gap-len(b.dataEnds):]
+		copy(section, b.dataEnds)
+		return section
+	}
+	b.section = b.section[:0]
+	for _, part := range parts {
+		b.section = append(b.section, part...)
+	}
+	return b.section
 }
 
-func (b *Builder) sections(n int) []section {
-	if n == 0 {
-		return nil
-	}
-	list := make([]section, 0, 4)
-	list = append(list,
-		section{kindKeys, [4][]byte{b.times, b.keyEnds, b.deleted, b.keys}},
-		section{kindIDs, [4][]byte{b.idEnds, b.typeEnds, b.ids, b.types}})
-	if n == 4 {
-		list = append(list, section{kindAttributes, [4][]byte{b.attributeEnds, b.attributes}})
-	}
-	return append(list, section{kindData, [4][]byte{b.dataEnds, b.data}})
-}
-
-// appendSection appends the section's bytes, compressed if that saves anything, and fills its table
-// entry at offset table.
-func appendSection(dst []byte, table int, kind byte, raw []byte) []byte {
-	start := len(dst)
-	dst = slices.Grow(dst, s2.MaxEncodedLen(len(raw)))
+// pack appends a section to the packed ones, compressed if that saves anything, and fills its entry in
+// the section table.
+func (b *Builder) pack(entry []byte, kind byte, raw []byte) {
+	start := len(b.packed)
+	b.packed = slices.Grow(b.packed, s2.MaxEncodedLen(len(raw)))
 	codec := byte(codecS2)
-	packed := s2.Encode(dst[start:cap(dst)], raw)
-	if len(packed) < len(raw) {
-		dst = dst[:start+len(packed)]
+	compressed := s2.Encode(b.packed[start:cap(b.packed)], raw)
+	if len(compressed) < len(raw) {
+		b.packed = b.packed[:start+len(compressed)]
 	} else {
 		codec = codecNone
-		dst = append(dst, raw...)
+		b.packed = append(b.packed, raw...)
 	}
-	stored := dst[start:]
-	entry := dst[table : table+entrySize]
+	stored := b.packed[start:]
 	entry[0], entry[1], entry[2], entry[3] = kind, codec, 0, 0
 	binary.LittleEndian.PutUint32(entry[4:], uint32(len(stored)))
 	binary.LittleEndian.PutUint32(entry[8:], uint32(len(raw)))
 	binary.LittleEndian.PutUint32(entry[12:], crc32.Checksum(stored, castagnoli))
-	return dst
 }
 
-func appendText(dst []byte, s string) []byte {
+func appendText[T ~string | ~[]byte](dst []byte, s T) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }

@@ -22,7 +22,7 @@
 //	                4  CRC of the stored bytes
 //	...     ...   fields, to 4 bytes before the end of the head, each:
 //	                uvarint tag, uvarint length, bytes
-//	              tag 1 producer      text
+//	              tag 1 producer      text, required
 //	              tag 2 flush         uvarint
 //	              tag 3 cursor        bytes
 //	              tag 4 watermark     varint, Unix nanoseconds; absent if there is none
@@ -30,7 +30,8 @@
 //	              Unknown tags are skipped; a tag with bit 16 (65536) set must not be.
 //	...     4     CRC of the head up to here
 //
-// A block without events has no sections. Sections, n being the number of events:
+// The last byte of the last section is the last byte of the block. A block without events has no
+// sections. Sections, n being the number of events:
 //
 //	kind 1, keys and times     n*8  event time, Unix nanoseconds (int64)
 //	                           n*4  end of the key in the key bytes (uint32, not decreasing)
@@ -48,7 +49,7 @@
 // Unknown sections are skipped unless their flag says otherwise, so later versions can add columns.
 // The arrays have a fixed width so that a column is usable as it lies there, at any index, without a
 // pass that unpacks it; S2 takes the redundancy away. A section is stored without a codec where S2
-// saves nothing.
+// saves nothing. Blocks of this layout lie under testdata as they must be read for ever.
 //
 // # Trust
 //

@@ -42,6 +42,12 @@ const (
 	tagRequired    = 1 << 16
 )
 
+// The Unix seconds of the years 1678 to 2261, as UTC counts them.
+const (
+	firstSecond = -9214560000
+	lastSecond  = 9214646400 - 1
+)
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // noTime stands for the zero time.Time.
@@ -56,7 +62,7 @@ func nanos(t time.Time) (n int64, ok bool) {
 	if t.IsZero() {
 		return noTime, true
 	}
-	if y := t.Year(); y < 1678 || y > 2261 {
+	if s := t.Unix(); s < firstSecond || s > lastSecond {
 		return 0, false
 	}
 	return t.UnixNano(), true

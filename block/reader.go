@@ -28,7 +28,8 @@ const (
 // block or into the Reader's own memory and is valid until the next Reset; whoever keeps it longer
 // copies it. It is used by one goroutine at a time.
 type Reader struct {
-	header millrace.Header
+	raw    []byte // nil before the first Reset and after one that failed
+	events int
 	loaded Sections
 	found  [kindData + 1]stored
 
@@ -51,16 +52,14 @@ type stored struct {
 // Reset points the reader at a block and reads its head; no section is touched before Load. It fails
 // with Invalid.
 func (r *Reader) Reset(raw []byte) error {
-	r.loaded = 0
+	r.raw, r.events, r.loaded = nil, 0, 0
 	r.found = [kindData + 1]stored{}
-	header, head, err := parseHead(raw)
+	head, err := parseHead(raw, nil)
 	if err != nil {
-		r.header = millrace.Header{}
 		return err
 	}
-	r.header = header
-	rest := raw[head:]
-	for table := raw[fixedHead : fixedHead+entrySize*int(binary.LittleEndian.Uint16(raw[14:]))]; len(table) > 0; table = table[entrySize:] {
+	rest := raw[head.length:]
+	for table := head.sections; len(table) > 0; table = table[entrySize:] {
 		kind, codec := table[0], table[1]
 		flags := binary.LittleEndian.Uint16(table[2:])
 		size := binary.LittleEndian.Uint32(table[4:])
@@ -81,14 +80,25 @@ func (r *Reader) Reset(raw []byte) error {
 			r.found[kind] = s
 		}
 	}
+	if len(rest) > 0 {
+		return invalid("%d bytes follow the last section", len(rest))
+	}
+	r.raw, r.events = raw, head.events
 	return nil
 }
 
-// Header returns the block's header.
-func (r *Reader) Header() millrace.Header { return r.header }
+// Header returns the block's header. It decodes it anew each time, so that a reader that does not need
+// it does not pay for it; it may be kept.
+func (r *Reader) Header() millrace.Header {
+	if r.raw == nil {
+		return millrace.Header{}
+	}
+	h, _ := ParseHeader(r.raw) // Reset has checked it
+	return h
+}
 
 // Len returns the number of events.
-func (r *Reader) Len() int { return int(r.header.Events) }
+func (r *Reader) Len() int { return r.events }
 
 // Load checks and decompresses the named sections, those that are not loaded already. It fails with
 // Invalid. The accessors of a section may be called only after it was loaded.

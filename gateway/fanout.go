@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
 )
@@ -17,30 +19,29 @@ import (
 // partition, whatever the number of endpoints and connections.
 //
 // mu orders everything: a pass hands a few events to all connections under it, and a connection joins
-// under it. So all connections that have joined have been handed exactly the events up to the
-// partitions' places at; which is why ids over all partitions can be shared between them, and why
-// joining has a seam without a gap or a repeat.
+// under it. So all that have joined have been handed exactly the events up to the partitions' places
+// (part.at). That is why ids over all partitions can be shared by all connections, and why joining has
+// a seam without a gap or a repeat.
 type feed struct {
 	stream    millrace.Stream
 	endpoints []*endpoint
 	logger    *slog.Logger
-	metrics   *Metrics
 	now       func() time.Time
 	chunk     int // about how many bytes of events one pass hands over
-	gap       func(s *subscription, partition int, gap *millrace.Gap)
-	overflow  func(s *subscription)
 
 	parts      []*part
 	every      []int        // the indexes of all parts
 	interested atomic.Int64 // subscriptions that have joined
+	broad      atomic.Int64 // those of them that want every key
 
 	mu     sync.Mutex
+	passes uint64 // counts whatever changes a place
 	keys   map[string]*group
 	byForm [formsCount]int // subscriptions to every key
-	passes uint64          // counts what can change a position
-	dirty  []*subscription // with events of their keys pending in this pass
+	dirty  []*subscription // with pending events of their keys, in this pass
 	pend   []pending
-	joined []byte // several frames for one connection
+	joint  []byte // several frames for one connection
+	id     []byte
 }
 
 // part is a partition as its feed follows it.
@@ -49,9 +50,8 @@ type part struct {
 	index  int
 	only   []int             // its index alone
 	at     millrace.Position // how far the connections have come; guarded by feed.mu
-	reader block.Reader
-	ids    [2]idText           // single, vector; set for the block that is being handed out
-	frames [formsCount]written // of the events of one pass
+	reader block.Reader      // of the goroutine that follows the partition
+	batch  batch             // the events of one pass
 }
 
 // endpoint is a path that serves a feed.
@@ -59,16 +59,25 @@ type endpoint struct {
 	path      string
 	parameter string // of the query string that selects keys; "" if there is none
 	feed      *feed
-	all       [formsCount]group // subscriptions to every key; guarded by feed.mu
+	lag       prometheus.Observer
+	gaps      prometheus.Counter
+	replays   prometheus.Counter
+	traffic   [formsCount]traffic
 
-	handed [formsCount]struct{ events, bytes int } // in this pass
-	tally  [formsCount]tally
-	lag    observer
+	all [formsCount]group // subscriptions to every key; guarded by feed.mu
 }
 
-type observer interface{ Observe(seconds float64) }
+// traffic is what an endpoint hands out in one form.
+type traffic struct {
+	connections   prometheus.Gauge
+	connects      prometheus.Counter
+	events, bytes prometheus.Counter
 
-// group is a dense list of subscriptions. Each knows where it sits, so that it leaves in no time.
+	eventsNow, bytesNow int // of this pass; guarded by feed.mu
+}
+
+// group is a dense list of subscriptions, each of which knows where it sits, so that it can leave
+// without being searched for.
 type group struct{ members []member }
 
 type member struct {
@@ -77,12 +86,12 @@ type member struct {
 }
 
 type seat struct {
-	key   string
 	group *group
-	index int
+	key   string // in feed.keys; unused in endpoint.all
+	index int    // in group.members
 }
 
-// subscription is a connection's interest in a stream: some keys or all of them.
+// subscription is a connection's interest in a stream: some keys, or all of them.
 type subscription struct {
 	c     *connection
 	feed  *feed
@@ -91,26 +100,17 @@ type subscription struct {
 
 	// Guarded by feed.mu.
 	seats []seat
-	told  uint64              // feed.passes when the client was last told an id without an event
-	live  bool                // nothing is left to be replayed
-	ahead []millrace.Position // by partition: events up to here were replayed already; nil: nowhere
+	live  bool                // nothing is left to replay
+	told  uint64              // feed.passes when the client was last sent an id without an event
+	ahead []millrace.Position // by partition: events up to here were replayed; nil if there are none
 
-	first, last int32 // of the pending events in this pass: index in feed.pend, plus 1
+	first, last int32 // pending events of this pass: indexes in feed.pend, plus 1
 }
 
-// pending is an event for one subscription, in a list.
+// pending is an event (its index in the batch) for one subscription, and the next one.
 type pending struct{ event, next int32 }
 
-// written are the frames of one pass in one form.
-type written struct {
-	buf    []byte
-	spans  []span // by event of the pass; size 0: not written yet
-	shared bool   // buf is given away and not used again
-}
-
-type span struct{ start, size int }
-
-// open finds the stream's partitions and their ends: from there on events are handed out.
+// open finds the stream's partitions and their ends: what comes from there on is handed out.
 func (f *feed) open(ctx context.Context) error {
 	partitions, err := f.stream.Partitions(ctx)
 	if err != nil {
@@ -132,12 +132,9 @@ func (f *feed) partsOf(keys []string) []int {
 	if len(keys) == 0 {
 		return f.every
 	}
-	wanted := func(p *part) bool {
-		return slices.ContainsFunc(keys, func(key string) bool { return p.Contains(millrace.HashKey(key)) })
-	}
 	var found []int
 	for _, p := range f.parts {
-		if wanted(p) {
+		if slices.ContainsFunc(keys, func(key string) bool { return p.Contains(millrace.HashKey(key)) }) {
 			found = append(found, p.index)
 		}
 	}
@@ -147,13 +144,12 @@ func (f *feed) partsOf(keys []string) []int {
 	return found
 }
 
-// follow reads a partition and hands its events out, until ctx ends or the partition is closed. It
-// tries again for as long as the stream is unavailable, and fails with what trying again cannot mend.
+// follow hands a partition's events out until ctx ends or the partition is closed. It tries again for
+// as long as the stream is unavailable, and fails with what trying again cannot mend.
 func (f *feed) follow(ctx context.Context, p *part) error {
 	const least, most = 50 * time.Millisecond, 5 * time.Second
-	pause := least
-	for {
-		err := f.read(ctx, p, func() { pause = least })
+	for pause := least; ; pause = min(2*pause, most) {
+		progress, err := f.read(ctx, p)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -162,97 +158,64 @@ func (f *feed) follow(ctx context.Context, p *part) error {
 			return nil
 		case millrace.CodeOf(err) != millrace.Unavailable:
 			return err
+		case progress:
+			pause = least
 		}
-		f.logger.Warn("gateway: reading the stream failed, trying again",
+		f.logger.Warn("gateway: cannot read the stream, trying again",
 			"stream", f.stream.Name(), "partition", p.Name, "in", pause, "error", err)
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, most)
 	}
 }
 
-func (f *feed) read(ctx context.Context, p *part, progress func()) error {
-	f.mu.Lock()
-	at := p.at
-	f.mu.Unlock()
-	for sb, err := range f.stream.Read(ctx, p.Name, at) {
+func (f *feed) read(ctx context.Context, p *part) (progress bool, err error) {
+	for sb, err := range f.stream.Read(ctx, p.Name, p.at) { // only this goroutine changes p.at
 		var gap *millrace.Gap
 		switch {
 		case errors.As(err, &gap):
+			f.mu.Lock()
 			f.skip(p, gap)
+			f.mu.Unlock()
 		case err != nil:
-			return err
+			return progress, err
 		default:
-			progress()
 			f.deliver(p, sb)
 		}
+		progress = true
 	}
-	return nil
+	return progress, nil
 }
 
-// skip tells everyone who is concerned that events are gone.
-func (f *feed) skip(p *part, gap *millrace.Gap) {
-	f.logger.Warn("gateway: the stream has a gap", "stream", f.stream.Name(), "partition", p.Name,
-		"after", gap.After, "first", gap.First, "reason", gap.Reason)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	p.at = gap.First
-	f.passes++
-	f.each(func(s *subscription) {
-		if slices.Contains(s.parts, p.index) {
-			f.gap(s, p.index, gap)
-		}
-	})
-}
-
-// each calls visit for every subscription that has joined, once; mu is held.
-func (f *feed) each(visit func(*subscription)) {
-	for _, e := range f.endpoints {
-		for form := range e.all {
-			for _, m := range e.all[form].members {
-				visit(m.s)
-			}
-		}
-	}
-	for _, g := range f.keys {
-		for _, m := range g.members {
-			if m.seat == 0 {
-				visit(m.s)
-			}
-		}
-	}
-}
-
-// deliver hands out a block.
+// deliver hands a block out, in one or more passes, so that joining never waits for a whole block.
 func (f *feed) deliver(p *part, sb millrace.StoredBlock) {
-	n := int(sb.Header.Events)
 	err := p.reader.Reset(sb.Raw)
-	if err == nil && n > 0 && f.interested.Load() > 0 {
-		err = p.reader.Load(block.Keys) // outside of the lock, for who will most likely want it
-	}
-	if err != nil {
-		f.logger.Error("gateway: a block is unreadable and left out", "stream", f.stream.Name(),
-			"partition", p.Name, "block", sb.At.Block, "error", err)
-		f.skip(p, &millrace.Gap{After: p.at, First: sb.At, Reason: unreadable})
-		return
-	}
-	before := p.at // only this goroutine moves it
-	begun := false
-	for i := sb.Skip(before); ; {
-		f.mu.Lock()
-		i = f.pass(p, sb, i, !begun)
-		f.mu.Unlock()
-		if begun = true; i >= n {
-			break
+	if err == nil { // what will be wanted is decompressed here, where nobody waits for the lock
+		switch {
+		case f.broad.Load() > 0:
+			err = p.reader.Load(block.Keys | block.IDs | block.Data)
+		case f.interested.Load() > 0:
+			err = p.reader.Load(block.Keys)
 		}
 	}
-	if n > 0 && f.interested.Load() > 0 {
-		lag := f.now().Sub(sb.Stored).Seconds()
-		for _, e := range f.endpoints {
-			e.lag.Observe(max(0, lag))
+	n := int(sb.Header.Events)
+	for i := sb.Skip(p.at); ; {
+		f.mu.Lock()
+		if err == nil {
+			i, err = f.pass(p, sb, i)
+		}
+		if err != nil {
+			f.skip(p, &millrace.Gap{After: p.at, First: sb.At, Reason: unreadable})
+		}
+		f.mu.Unlock()
+		if err != nil {
+			f.logger.Error("gateway: a block is left out", "stream", f.stream.Name(),
+				"partition", p.Name, "block", sb.At.Block, "error", err)
+			return
+		}
+		if i >= n {
+			return
 		}
 	}
 }
@@ -260,54 +223,322 @@ func (f *feed) deliver(p *part, sb millrace.StoredBlock) {
 // unreadable is the reason of a gap that stands for a damaged block.
 const unreadable millrace.GapReason = "unreadable"
 
-// pass hands out events from the i-th on, as many as a pass takes, and returns the index of the next;
-// mu is held.
-func (f *feed) pass(p *part, sb millrace.StoredBlock, i int, first bool) int {
-	r, n := &p.reader, int(sb.Header.Events)
+// pass hands out events from the i-th on, as many as a pass takes, and returns the index of the one
+// after them. mu is held.
+func (f *feed) pass(p *part, sb millrace.StoredBlock, i int) (int, error) {
 	f.passes++
-	if i >= n || !f.wanted(p, i) {
+	r, n := &p.reader, int(sb.Header.Events)
+	i, err := f.seek(r, i, n)
+	if err != nil {
+		return i, err
+	}
+	if i == n {
 		p.at = sb.At
-		return n
+		return n, nil
 	}
 	if err := r.Load(block.Keys | block.IDs | block.Data); err != nil {
-		gap := &millrace.Gap{After: p.at, First: sb.At, Reason: unreadable}
-		f.mu.Unlock()
-		f.skip(p, gap)
-		f.mu.Lock()
-		return n
+		return i, err
 	}
-	end, size := i, 0
-	for end < n {
-		more := eventSize(r, end)
-		if end > i && size+more > f.chunk {
+	b := &p.batch
+	b.cut(r, i, n, f.chunk)
+	f.setIDs(p, sb.At.Block)
+	for want := plain; want < formsCount; want++ {
+		if f.byForm[want] > 0 {
+			b.writeAll(want)
+		}
+	}
+	if len(f.keys) > 0 {
+		f.handKeys(p, sb)
+	}
+	f.handAll(p, sb)
+	b.done()
+	f.count(sb, b.end == n)
+	if p.at = sb.At; b.end < n {
+		p.at = sb.Position(b.end - 1)
+	}
+	return b.end, nil
+}
+
+// seek returns the index of the first event from i on that somebody wants, n if there is none; mu is
+// held.
+func (f *feed) seek(r *block.Reader, i, n int) (int, error) {
+	for _, members := range f.byForm {
+		if members > 0 {
+			return i, nil
+		}
+	}
+	if len(f.keys) == 0 || i == n {
+		return n, nil
+	}
+	if err := r.Load(block.Keys); err != nil {
+		return i, err
+	}
+	for ; i < n; i++ {
+		if f.keys[string(r.Key(i))] != nil {
 			break
 		}
-		size, end = size+more, end+1
 	}
-	f.setIDs(p, sb.At.Block)
-	for form := range p.frames {
-		p.frames[form].reset(end-i, size > f.chunk)
-		if f.byForm[form] > 0 {
-			for k := i; k < end; k++ {
-				f.write(p, r, form0(form), i, k)
+	return i, nil
+}
+
+// setIDs prepares the ids of the block's events; mu is held.
+func (f *feed) setIDs(p *part, name string) {
+	p.batch.ids[0].single(p.Name, name)
+	if len(f.parts) == 1 {
+		return
+	}
+	t, incarnation := &p.batch.ids[1], ""
+	t.before, t.after = t.before[:0], t.after[:0]
+	for _, q := range f.parts[:p.index] {
+		t.before, incarnation = appendPlace(t.before, incarnation, q.Name, q.at)
+		t.before = append(t.before, '~')
+	}
+	t.before, incarnation = appendBlock(t.before, incarnation, p.Name, name)
+	t.before = append(t.before, '.')
+	for _, q := range f.parts[p.index+1:] {
+		t.after = append(t.after, '~')
+		t.after, incarnation = appendPlace(t.after, incarnation, q.Name, q.at)
+	}
+}
+
+// handKeys hands the batch's events to those who want their keys: to each connection in one go.
+func (f *feed) handKeys(p *part, sb millrace.StoredBlock) {
+	b := &p.batch
+	for k := b.begin; k < b.end; k++ {
+		g := f.keys[string(b.r.Key(k))]
+		if g == nil {
+			continue
+		}
+		for _, m := range g.members {
+			if s := m.s; s.ahead == nil || s.passed(p.index, sb.Position(k)) {
+				b.write(s.c.form, k)
+				f.note(s, int32(k))
 			}
 		}
 	}
-	f.handKeys(p, r, sb, i, end)
-	f.handAll(p, sb, i, end)
-	for _, e := range f.endpoints {
-		for form := range e.handed {
-			if h := &e.handed[form]; h.events > 0 {
-				e.tally[form].add(h.events, h.bytes)
-				h.events, h.bytes = 0, 0
-			}
+	for _, s := range f.dirty {
+		frames, events := f.gather(s, b), 0
+		for at := s.first; at != 0; at = f.pend[at-1].next {
+			events++
 		}
+		s.first, s.last = 0, 0
+		f.hand(s, frames, events, b.given)
 	}
-	if end == n {
-		p.at = sb.At
+	clear(f.dirty)
+	f.dirty, f.pend = f.dirty[:0], f.pend[:0]
+}
+
+// note adds an event to what is pending for s.
+func (f *feed) note(s *subscription, event int32) {
+	f.pend = append(f.pend, pending{event: event})
+	at := int32(len(f.pend))
+	if s.first == 0 {
+		s.first = at
+		f.dirty = append(f.dirty, s)
 	} else {
-		p.at = sb.Position(end - 1)
+		f.pend[s.last-1].next = at
 	}
-	_ = first
-	return end
+	s.last = at
+}
+
+// gather returns the frames that are pending for s, one after the other.
+func (f *feed) gather(s *subscription, b *batch) []byte {
+	if s.first == s.last {
+		return b.frame(s.c.form, int(f.pend[s.first-1].event))
+	}
+	f.joint = f.joint[:0]
+	for at := s.first; at != 0; at = f.pend[at-1].next {
+		f.joint = append(f.joint, b.frame(s.c.form, int(f.pend[at-1].event))...)
+	}
+	return f.joint
+}
+
+// handAll hands the batch to those who want every key, the same bytes to all of one form.
+func (f *feed) handAll(p *part, sb millrace.StoredBlock) {
+	b := &p.batch
+	for _, e := range f.endpoints {
+		for form := range e.all {
+			frames := b.written[form].buf
+			for _, m := range e.all[form].members {
+				if m.s.ahead == nil {
+					f.hand(m.s, frames, b.end-b.begin, b.given)
+					continue
+				}
+				for k := b.begin; k < b.end; k++ {
+					if m.s.passed(p.index, sb.Position(k)) {
+						f.hand(m.s, b.frame(m.s.c.form, k), 1, b.given)
+					}
+				}
+			}
+		}
+	}
+}
+
+// passed says whether an event lies beyond what was replayed to s.
+func (s *subscription) passed(partition int, at millrace.Position) bool {
+	if at.Compare(s.ahead[partition]) <= 0 {
+		return false
+	}
+	s.ahead[partition] = millrace.Position{}
+	if !slices.ContainsFunc(s.ahead, func(p millrace.Position) bool { return !p.IsStart() }) {
+		s.ahead = nil
+	}
+	return true
+}
+
+// hand hands frames to one connection; one that cannot take them is cut. mu is held.
+func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
+	switch s.c.out.live(frames, shared) {
+	case sent, queued:
+		t := &s.c.endpoint.traffic[s.c.form]
+		t.eventsNow += events
+		t.bytesNow += len(frames)
+	case refused:
+		s.c.cutSlow()
+	case gone:
+	}
+}
+
+// count passes on what the endpoints have handed out in this pass.
+func (f *feed) count(sb millrace.StoredBlock, last bool) {
+	lag := f.now().Sub(sb.Stored)
+	for _, e := range f.endpoints {
+		busy := false
+		for form := range e.traffic {
+			if t := &e.traffic[form]; t.eventsNow > 0 {
+				t.events.Add(float64(t.eventsNow))
+				t.bytes.Add(float64(t.bytesNow))
+				t.eventsNow, t.bytesNow, busy = 0, 0, true
+			}
+		}
+		if busy && last {
+			e.lag.Observe(max(0, lag.Seconds()))
+		}
+	}
+}
+
+// skip moves a partition's place over events that are gone, and says so to everyone concerned; mu is
+// held.
+func (f *feed) skip(p *part, gap *millrace.Gap) {
+	f.logger.Warn("gateway: events are gone before they could be pushed", "stream", f.stream.Name(),
+		"partition", p.Name, "after", gap.After, "first", gap.First, "reason", string(gap.Reason))
+	p.at = gap.First
+	f.passes++
+	tell := func(s *subscription) {
+		if slices.Contains(s.parts, p.index) && (s.ahead == nil || s.ahead[p.index].Compare(gap.First) < 0) {
+			s.c.tellGap(f.appendID(nil, s), p.Name, gap, s.c.out.live)
+		}
+	}
+	for _, e := range f.endpoints {
+		for form := range e.all {
+			for _, m := range e.all[form].members {
+				tell(m.s)
+			}
+		}
+	}
+	for _, g := range f.keys {
+		for _, m := range g.members {
+			if m.seat == 0 { // once, also if it wants several keys
+				tell(m.s)
+			}
+		}
+	}
+}
+
+// appendID appends the id from which s would resume at the feed's places; mu is held.
+func (f *feed) appendID(dst []byte, s *subscription) []byte {
+	if len(s.parts) == 1 {
+		p := f.parts[s.parts[0]]
+		dst, _ = appendPlace(dst, "", p.Name, p.at)
+		return dst
+	}
+	incarnation := ""
+	for i, p := range f.parts {
+		if i > 0 {
+			dst = append(dst, '~')
+		}
+		dst, incarnation = appendPlace(dst, incarnation, p.Name, p.at)
+	}
+	return dst
+}
+
+// join lets s take part in the passes from now on; mu is held.
+func (f *feed) join(s *subscription) {
+	sit := func(g *group, key string) {
+		s.seats = append(s.seats, seat{group: g, key: key, index: len(g.members)})
+		g.members = append(g.members, member{s: s, seat: len(s.seats) - 1})
+	}
+	if len(s.keys) == 0 {
+		f.byForm[s.c.form]++
+		f.broad.Add(1)
+		sit(&s.c.endpoint.all[s.c.form], "")
+	}
+	for _, key := range s.keys {
+		g := f.keys[key]
+		if g == nil {
+			g = &group{}
+			f.keys[key] = g
+		}
+		sit(g, key)
+	}
+	f.interested.Add(1)
+}
+
+// leave ends what join began. Leaving twice is leaving once.
+func (f *feed) leave(s *subscription) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(s.seats) == 0 {
+		return
+	}
+	for _, seat := range s.seats {
+		g := seat.group
+		end := len(g.members) - 1
+		moved := g.members[end]
+		g.members[seat.index] = moved
+		moved.s.seats[moved.seat].index = seat.index
+		g.members[end] = member{}
+		if g.members = g.members[:end]; end == 0 && len(s.keys) > 0 {
+			delete(f.keys, seat.key)
+		}
+	}
+	if len(s.keys) == 0 {
+		f.byForm[s.c.form]--
+		f.broad.Add(-1)
+	}
+	s.seats, s.live, s.ahead = nil, false, nil
+	f.interested.Add(-1)
+}
+
+// joinLive lets s take part without any replay.
+func (f *feed) joinLive(s *subscription) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.join(s)
+	f.goLive(s)
+}
+
+// goLive says that s has come to the live edge, and tells the client; mu is held.
+func (f *feed) goLive(s *subscription) {
+	s.live = true
+	f.tell(s, true)
+}
+
+// tell sends the client an id without an event, if it can make use of one; mu is held.
+func (f *feed) tell(s *subscription, live bool) {
+	s.told = f.passes
+	f.id = f.appendID(f.id[:0], s)
+	if frame := appendProgress(nil, s.c.form, f.id, live); len(frame) > 0 {
+		s.c.out.live(frame, false) // a client that has no room for it does without
+	}
+}
+
+// progress tells a quiet client how far it has come, if that has changed since it was last told, so
+// that it need not make its way through everything again that it did not ask for.
+func (f *feed) progress(s *subscription) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.live && s.told != f.passes {
+		f.tell(s, false)
+	}
 }

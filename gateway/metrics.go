@@ -64,3 +64,19 @@ const (
 	cutGap         cutReason = "gap"
 	cutUnavailable cutReason = "unavailable"
 )
+
+// measure looks up the instances of an endpoint's metrics.
+func (e *endpoint) measure(m *Metrics) {
+	e.lag = m.lag.WithLabelValues(e.path)
+	e.gaps = m.gaps.WithLabelValues(e.path)
+	e.replays = m.replays.WithLabelValues(e.path)
+	for f := plain; f < formsCount; f++ {
+		p := f.protocol()
+		e.traffic[f] = traffic{
+			connections: m.connections.WithLabelValues(e.path, p),
+			connects:    m.connects.WithLabelValues(e.path, p),
+			events:      m.events.WithLabelValues(e.path, p),
+			bytes:       m.bytes.WithLabelValues(e.path, p),
+		}
+	}
+}

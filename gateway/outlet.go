@@ -60,10 +60,10 @@ const (
 type verdict uint8
 
 const (
-	sent   verdict = iota // to the socket, all of them
-	queued                // some wait
-	gone                  // the connection is closing or closed
-	full                  // they are not taken: the queue would pass its limit
+	sent    verdict = iota // to the socket, all of them
+	queued                 // some wait
+	gone                   // the connection is closing or closed
+	refused                // they are not taken: the queue would pass its limit
 )
 
 // waiting returns the bytes that wait for the socket; mu is held.
@@ -84,10 +84,9 @@ func (o *outlet) live(b []byte, shared bool) verdict {
 		return o.put(b, shared)
 	}
 	if o.spilled || len(o.held)+len(b) > o.limit {
-		o.spilled = true
-		o.flows.queued(-len(o.held))
-		o.held = nil
-		return queued
+		o.dropHeld()
+		o.holding, o.spilled = true, true
+		return gone
 	}
 	o.held = append(o.held, b...)
 	o.flows.queued(len(b))
@@ -127,7 +126,7 @@ func (o *outlet) put(b []byte, shared bool) verdict {
 			return gone
 		}
 		if o.waiting() > 0 && o.over(b) {
-			return full
+			return refused
 		}
 	}
 	o.enqueue(b, n, shared)
@@ -312,24 +311,35 @@ func (o *outlet) hold() {
 	o.holding, o.spilled = true, false
 }
 
-// release lets the frames that were held follow. It returns false if they were more than the limit
-// and are dropped.
+// release lets the frames that were held follow. It returns false if there were more than the limit,
+// which are gone.
 func (o *outlet) release() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	held := o.held
-	o.held, o.holding = nil, false
-	o.flows.queued(-len(held))
-	if o.spilled {
+	held, complete := o.held, !o.spilled
+	o.dropHeld()
+	if !complete {
 		return false
 	}
-	if o.waiting() > 0 { // the last frames of the replay: at most limit, and held is too
-		o.queue = append(o.queue, held...)
-		o.flows.queued(len(held))
-		return true
+	if o.waiting() == 0 {
+		o.put(held, false)
+	} else if o.state == open { // pongs: the queue may have its limit of held frames besides
+		o.enqueue(held, 0, false)
 	}
-	o.put(held, false)
 	return true
+}
+
+// drop ends hold, and drops what was held.
+func (o *outlet) drop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dropHeld()
+}
+
+// dropHeld is drop; mu is held.
+func (o *outlet) dropHeld() {
+	o.flows.queued(-len(o.held))
+	o.held, o.holding, o.spilled = nil, false, false
 }
 
 // await returns a channel that has a token when nothing waits, or the outlet is closed. One goroutine
@@ -359,8 +369,7 @@ func (o *outlet) finish(last []byte, drop bool) bool {
 	if o.state != open {
 		return false
 	}
-	o.flows.queued(-len(o.held))
-	o.held, o.holding = nil, false
+	o.dropHeld()
 	if drop {
 		o.dropQueue()
 	}

@@ -109,11 +109,11 @@ type inbound struct {
 	frame   ws.Header
 	left    int // bytes of the payload to come
 
-	control  []byte // a control frame's payload
-	message  []byte // a data message's payload, of all its fragments
-	kind     ws.OpCode
-	checked  int  // bytes of message that are known to be UTF-8
-	partial  bool // a fragmented message is being read
+	control []byte // a control frame's payload
+	message []byte // a data message's payload, of all its fragments
+	kind    ws.OpCode
+	checked int  // bytes of message that are known to be UTF-8
+	partial bool // a fragmented message is being read
 }
 
 // receiver is told what a client sends. Payloads are valid during the call.

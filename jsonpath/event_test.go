@@ -1,7 +1,6 @@
 package jsonpath
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 )
@@ -18,12 +17,4 @@ func vehicle(n int) []byte {
 		`"trip":{"data":{"id":"trip-%d","type":"trip"}}},"note":"%s"}`,
 		n, n, n%360, n%50, n%10000, n%30, n%10000, n%10000, 42.3+float64(n%1000)/1e4, -71.1+float64(n%777)/1e4,
 		n%90, n%4000, n%20000, strings.Repeat("the quick line of text ", 8))
-}
-
-func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return b
 }

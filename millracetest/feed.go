@@ -139,7 +139,7 @@ func (f *Feed) Answer(answers ...http.HandlerFunc) {
 }
 
 // End says that there will be no more events: connections end when they have sent everything, and
-// later ones that have nothing to send are answered with 204.
+// later ones are answered with 204 if they have nothing to get, or resume at the newest event.
 func (f *Feed) End() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -204,8 +204,9 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if len(f.answers) > 0 {
 		answer, f.answers = f.answers[0], f.answers[1:]
 	}
-	next, past := f.start(r.Header.Get("Last-Event-ID"))
-	finished := f.over && next == len(f.history)
+	lastEventID := r.Header.Get("Last-Event-ID")
+	next, past := f.start(lastEventID)
+	finished := f.over && (next == len(f.history) || lastEventID != "" && lastEventID == f.history[len(f.history)-1].ID)
 	f.mu.Unlock()
 	switch {
 	case answer != nil:

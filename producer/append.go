@@ -46,6 +46,7 @@ func (p *Producer) append(ctx, appends context.Context, t *target, b millrace.Bl
 		default:
 			return &millrace.Error{Code: code, Op: op, Err: err}
 		}
+		before := t.last
 		landed, lookErr := p.settle(appends, t, b.Header)
 		switch {
 		case landed:
@@ -55,8 +56,8 @@ func (p *Producer) append(ctx, appends context.Context, t *target, b millrace.Bl
 			return &millrace.Error{Code: millrace.CodeOf(lookErr), Op: op, Err: lookErr}
 		}
 		p.metrics.retries.Inc()
-		if try == 0 && code == millrace.Conflict && lookErr == nil {
-			continue // trimming was at work; our newest block has another position now
+		if t.last != before {
+			continue // trimming was at work: our newest block has another position now
 		}
 		p.outage.begin(p.log, t, err)
 		if !pause(ctx, try) {

@@ -37,13 +37,13 @@ func (p *Producer) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	p.mu.Lock()
-	if p.err != nil || p.stop != nil {
-		err := p.err
+	switch {
+	case p.stop != nil:
 		p.mu.Unlock()
-		if err == nil {
-			err = millrace.Errorf(millrace.Internal, "run producer "+p.config.Name, "it runs already")
-		}
-		return err
+		return millrace.Errorf(millrace.Internal, "run producer "+p.config.Name, "it was run before")
+	case p.closed:
+		p.mu.Unlock()
+		return nil
 	}
 	p.stop = stop
 	p.mu.Unlock()
@@ -70,7 +70,7 @@ func (p *Producer) Run(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil && p.err == nil {
-		p.fail(errStopped())
+		p.fail(errClosed())
 		return nil
 	}
 	p.fail(err)
@@ -202,17 +202,12 @@ func (p *Producer) encode(f *flush, g *gathering) error {
 		for n, builder := range builders {
 			f.parts[i][n].builder = builder
 		}
-		b, err := builders[0].Encode(p.scratch[:0], p.header(f, i, 0, nil))
+		// In fresh memory: the stream may keep it.
+		b, err := builders[0].Encode(nil, p.header(f, i, 0, nil))
 		if err != nil {
 			return err
 		}
-		// The stream may keep Raw: a copy of the right size instead of the roomy scratch memory.
-		p.scratch = b.Raw[:0]
-		b.Raw = append(make([]byte, 0, len(b.Raw)), b.Raw...)
 		f.parts[i][0] = part{block: b}
-	}
-	if cap(p.scratch) > 4*p.config.BlockBytes {
-		p.scratch = nil
 	}
 	return nil
 }

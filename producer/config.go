@@ -24,7 +24,11 @@ type Config struct {
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 	// Step is called between the steps of a flush and of recovery, with the step's name, so that tests
-	// can stop the process there; default nothing.
+	// can stop the process there; default nothing. It may be called concurrently. While taking over:
+	// "producer.takeover" (older writers cannot commit any more), "producer.fenced" (nor append
+	// anywhere), "producer.opened". In each flush: "producer.flush-encoded" (nothing is appended yet),
+	// "producer.part-appended" (after each block without a commit), "producer.partitions-appended" (all
+	// but the home partition's), "producer.home-appended" (committed).
 	Step func(name string)
 	// Metrics may be shared by producers; default none.
 	Metrics *Metrics

@@ -33,7 +33,6 @@ type Producer struct {
 	// Two gatherings take turns: one gathers while the other is encoded.
 	gathering, spare *gathering
 	encoding         bool   // a gathering was taken and is not in ready yet
-	scratch          []byte // a block as it is being encoded; of whoever set encoding
 	ready            *flush // encoded; waits for the flush that is being appended
 	appending        bool
 
@@ -44,9 +43,10 @@ type Producer struct {
 	emitted, durable        uint64 // calls, counted
 	queueEvents, queueBytes int    // gathered and not yet durable
 
-	stop context.CancelFunc // ends Run; nil before it
-	done chan struct{}      // closed when Run has ended
-	err  error              // sticky
+	stop   context.CancelFunc // ends Run; nil before it
+	done   chan struct{}      // closed when Run has ended
+	closed bool               // Close was called
+	err    error              // sticky
 }
 
 // target is a partition that the producer appends to.
@@ -271,8 +271,8 @@ func (p *Producer) Resume() millrace.Resume {
 func (p *Producer) Close() error {
 	p.mu.Lock()
 	stop := p.stop
-	if stop == nil {
-		p.fail(errStopped())
+	if p.closed = true; stop == nil {
+		p.fail(errClosed())
 	}
 	p.mu.Unlock()
 	if stop != nil {
@@ -290,6 +290,6 @@ func (p *Producer) fail(err error) {
 	p.changed.Broadcast()
 }
 
-func errStopped() error {
-	return millrace.Errorf(millrace.Unavailable, "produce", "the producer was closed")
+func errClosed() error {
+	return millrace.Errorf(millrace.Unavailable, "produce", "the producer has been closed, or its Run has ended")
 }

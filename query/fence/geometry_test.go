@@ -43,6 +43,13 @@ func ringContains(ring []point, p point) bool {
 		if (a.y <= p.y) == (b.y <= p.y) {
 			continue
 		}
+		if a.x <= p.x && b.x <= p.x {
+			continue
+		}
+		if a.x > p.x && b.x > p.x {
+			inside = !inside
+			continue
+		}
 		// Where the edge is at the point's height: a.x + (p.y-a.y) * (b.x-a.x) / (b.y-a.y).
 		x := new(big.Rat).Sub(rat(b.x), rat(a.x))
 		x.Mul(x, new(big.Rat).Sub(rat(p.y), rat(a.y)))

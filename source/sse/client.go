@@ -1,3 +1,15 @@
+// Package sse brings in feeds of Server-Sent Events.
+//
+//	client.go    Source: connects, hands on what comes, connects again
+//	connect.go   one request: headers, redirects, what answers are refused, decompression, stalls
+//	policy.go    what is retried, and when
+//	decode.go    Decoder: bytes in, events out, to the standard
+//	resume.go    the cursor, and how a connection goes on exactly where the last one ended
+//	emit.go      events into the emitter, in batches
+//	print.go     Print: events as lines of JSON
+//
+// The rules are those of the WHATWG HTML standard, section "Server-sent events"; where a client that
+// must lose nothing needs others (Policy, place), their comments say so.
 package sse
 
 import (
@@ -27,8 +39,8 @@ type Source struct {
 	config      Config
 	o           Options
 	url         *url.URL
-	client      *http.Client
-	transport   *http.Transport // its own; nil if the caller gave a client
+	transport   http.RoundTripper
+	own         *http.Transport // the same, nil if the caller gave one
 	log         *slog.Logger
 	instruments instruments
 	types       map[string]bool // nil: all
@@ -40,11 +52,11 @@ type Source struct {
 type Options struct {
 	// Name is the source's name in logs and metrics.
 	Name string
-	// Client makes the requests; its CheckRedirect is not used. By default the source has a client and
-	// connections of its own, with the proxies of the environment.
-	Client  *http.Client
-	Logger  *slog.Logger // nil: none
-	Metrics *Metrics     // nil: none
+	// Transport makes the requests. By default the source has connections of its own, with the proxies
+	// of the environment.
+	Transport http.RoundTripper
+	Logger    *slog.Logger // nil: none
+	Metrics   *Metrics     // nil: none
 	// Now is the clock for the events' time; time.Now by default.
 	Now func() time.Time
 	// Random returns numbers in [0,1) that spread reconnections; math/rand by default.
@@ -89,14 +101,11 @@ func New(c Config, o Options) *Source {
 		log:         o.Logger.With("source", o.Name),
 		instruments: o.Metrics.of(o.Name),
 	}
-	if o.Client == nil {
-		s.transport = newTransport()
-		o.Client = &http.Client{Transport: s.transport}
+	s.transport = o.Transport
+	if s.transport == nil {
+		s.own = newTransport()
+		s.transport = s.own
 	}
-	client := *o.Client
-	// The source follows redirects itself, because it must choose what another host gets to see.
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	s.client = &client
 	if len(c.Types) > 0 {
 		s.types = make(map[string]bool)
 		for _, t := range c.Types {
@@ -117,6 +126,8 @@ func newTransport() *http.Transport {
 		MaxIdleConns:        4,
 		ReadBufferSize:      64 << 10, // many small chunks of a busy feed in one read
 		DisableCompression:  true,     // the source decompresses itself
+
+		MaxResponseHeaderBytes: 256 << 10,
 	}
 }
 
@@ -151,8 +162,8 @@ func (s *Source) run(ctx context.Context, out taker) error {
 		return millrace.Errorf(millrace.Invalid, "connect", "url is not an http or https URL")
 	}
 	s.url = u
-	if s.transport != nil {
-		defer s.transport.CloseIdleConnections()
+	if s.own != nil {
+		defer s.own.CloseIdleConnections()
 	}
 	var reports sync.WaitGroup
 	defer reports.Wait()
@@ -189,8 +200,9 @@ func (s *Source) run(ctx context.Context, out taker) error {
 }
 
 // connection makes one connection and hands on what it brings until it ends.
-func (s *Source) connection(ctx context.Context, d *Decoder, out taker, pace *pace) ending {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (s *Source) connection(running context.Context, d *Decoder, out taker, pace *pace) ending {
+	// A stall ends ctx, and with it the connection, but never the emitting of what has come.
+	ctx, cancel := context.WithCancelCause(running)
 	defer cancel(nil) // also closes the connection if its body was not read to the end
 	live := newLiveness(s.config.ReadTimeout, func() { cancel(errStalled) })
 	defer live.stop()
@@ -226,11 +238,11 @@ func (s *Source) connection(ctx context.Context, d *Decoder, out taker, pace *pa
 		n := 0
 		for d.Next(&e) {
 			n++
-			if err := out.take(ctx, &e); err != nil {
+			if err := out.take(running, &e); err != nil {
 				return ending{do: fail, err: err}
 			}
 		}
-		if err := out.flush(ctx, d.LastEventID()); err != nil {
+		if err := out.flush(running, d.LastEventID()); err != nil {
 			return ending{do: fail, err: err}
 		}
 		if retry, asked := d.Retry(); asked {
@@ -252,18 +264,14 @@ func (s *Source) connection(ctx context.Context, d *Decoder, out taker, pace *pa
 	}
 }
 
-// explain replaces an error that a stalled connection or a network has caused by its cause, without
-// the URL that net/http puts before it: its query string may hold secrets.
+// explain gives an error its code and says what caused it. None of them holds the URL, whose query
+// string may be secret: unlike an http.Client, a transport does not put it there.
 func (s *Source) explain(ctx context.Context, e ending) ending {
 	if errors.Is(context.Cause(ctx), errStalled) {
 		e.do, e.reason = again, "stalled"
 		e.err = millrace.Errorf(millrace.Unavailable, "read the feed", "no byte came for read_timeout %s: the connection is replaced",
 			s.config.ReadTimeout)
 		return e
-	}
-	var inRequest *url.Error
-	if errors.As(e.err, &inRequest) {
-		e.err = inRequest.Err
 	}
 	var dns *net.DNSError
 	var known *millrace.Error

@@ -3,6 +3,8 @@ package sse
 import (
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -10,7 +12,9 @@ import (
 type Config struct {
 	// URL of the feed, http or https. Required. Its query string may hold secrets and is never logged.
 	URL string `yaml:"url"`
-	// Headers sent with every request. Values may hold secrets.
+	// Headers sent with every request, in place of the source's own of the same name (Accept,
+	// User-Agent...). Values may hold secrets: they are never logged, and when a feed redirects to
+	// another host, that one gets none of them but User-Agent.
 	Headers map[string]string `yaml:"headers"`
 	// Types are the SSE event types to keep; all if absent. What is dropped still moves the cursor.
 	Types []string `yaml:"types"`
@@ -39,9 +43,19 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		problem("url", "must begin with http:// or https:// and name a host")
 	}
-	for name := range c.Headers {
-		if http.CanonicalHeaderKey(name) == "Last-Event-Id" {
-			problem("headers."+name, "is sent by the client itself, from the stored cursor")
+	for name, value := range c.Headers {
+		switch {
+		case name == "" || strings.ContainsFunc(name, notToken):
+			problem("headers."+name, "is no name of a header: letters, digits and hyphens, such as x-api-key")
+		case http.CanonicalHeaderKey(name) == "Last-Event-Id":
+			problem("headers."+name, "is sent by the source itself, from the stored cursor")
+		case !sendable([]byte(value)) && len(value) <= maxID: // the value may be a secret
+			problem("headers."+name, "holds a control character, perhaps a line break at its end: remove it")
+		}
+	}
+	for i, t := range c.Types {
+		if t == "" {
+			problem("types."+strconv.Itoa(i), "is empty; events without a type of their own have the type message")
 		}
 	}
 	if c.ReadTimeout < 0 {
@@ -53,4 +67,9 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	if c.EventLimit <= 0 {
 		problem("event_limit", "must be positive, such as 8MiB")
 	}
+}
+
+// notToken says whether a character may not stand in a header's name (RFC 9110, section 5.6.2).
+func notToken(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", c)
 }

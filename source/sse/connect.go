@@ -19,7 +19,8 @@ import (
 
 const maxRedirects = 5
 
-// connect asks for the feed, following redirects, and returns an answer that is an event stream, or
+// connect asks for the feed, following redirects itself because it must choose what another host gets
+// to see (an http.Client would send it custom headers and, as Referer, the URL), and returns an answer that is an event stream, or
 // why there is none. The response's body is the caller's to close.
 func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness) (*http.Response, *ending) {
 	live.wait()
@@ -30,7 +31,7 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 		if err != nil {
 			return nil, &ending{do: again, reason: "network", err: err}
 		}
-		response, err := s.client.Do(request)
+		response, err := s.transport.RoundTrip(request)
 		if err != nil {
 			return nil, &ending{do: again, reason: "network", err: err}
 		}
@@ -100,6 +101,10 @@ func (s *Source) request(ctx context.Context, target *url.URL, method string, bo
 		case own || canonical == "User-Agent":
 			h.Set(name, value)
 		}
+	}
+	if user := target.User; user != nil && h.Get("Authorization") == "" {
+		password, _ := user.Password()
+		request.SetBasicAuth(user.Username(), password)
 	}
 	if lastEventID != "" {
 		h.Set("Last-Event-ID", lastEventID)

@@ -451,18 +451,20 @@ func (d *Decoder) set(f field, value []byte, long bool) {
 	}
 }
 
-// setRetry takes ASCII digits, in milliseconds. What does not fit a duration is the longest one.
+// maxRetry in milliseconds stands for whatever is more: it fits a duration, and ten times it an int64.
+const maxRetry = int64(math.MaxInt64/time.Millisecond)/10 - 1
+
+// setRetry takes ASCII digits, in milliseconds.
 func (d *Decoder) setRetry(value []byte) {
 	if len(value) == 0 {
 		return
 	}
-	const most = int64(math.MaxInt64 / time.Millisecond)
 	var ms int64
 	for _, c := range value {
 		if c < '0' || c > '9' {
 			return
 		}
-		ms = min(ms*10+int64(c-'0'), most/10-1)
+		ms = min(ms*10+int64(c-'0'), maxRetry)
 	}
 	d.retry = time.Duration(ms) * time.Millisecond
 }

@@ -35,7 +35,8 @@ func stream(size int, filler string) ([]byte, int) {
 		if size < 100 {
 			head = "data: "
 		}
-		body := strings.Repeat(filler, size/len(filler)+1)[:size-len(head)-2]
+		room := size - len(head) - 2
+		body := strings.Repeat(filler, room/len(filler)) + strings.Repeat("x", room%len(filler))
 		fmt.Fprintf(&b, "%s%s\n\n", head, body)
 		events++
 	}

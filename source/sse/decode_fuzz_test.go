@@ -3,7 +3,9 @@ package sse
 import (
 	"crypto/sha256"
 	"io"
+	"math"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,12 +51,12 @@ func reference(input []byte) outcome {
 				id, own = value, true
 			}
 		case "retry":
-			if value != "" && strings.Trim(value, "0123456789") == "" && len(value) < 15 {
-				ms := 0
-				for _, c := range value {
-					ms = ms*10 + int(c-'0')
+			if value != "" && strings.Trim(value, "0123456789") == "" {
+				ms, err := strconv.ParseUint(value, 10, 63)
+				if err != nil {
+					ms = math.MaxInt64
 				}
-				o.retry = time.Duration(ms) * time.Millisecond
+				o.retry = time.Duration(min(int64(ms), maxRetry)) * time.Millisecond
 			}
 		}
 	}
@@ -145,16 +147,16 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add([]byte("id: 1\nevent: vehicle\nretry: 10\ndata: {\"a\":1}\ndata: é\xe2\x82\n: thump\r\r\n"), []byte{3, 1, 200}, uint16(100))
 	f.Fuzz(func(t *testing.T, input, sizes []byte, limit uint16) {
-		if len(input) > fieldLimit || strings.Contains(string(input), "000000000000000") {
+		if len(input) > fieldLimit {
 			return // other rules hold for fields that are so long
 		}
 		want := reference(input)
 		whole := decode(t, &cutReader{input: input})
-		if !sameOutcome(whole, want) {
-			t.Fatalf("%q\n got %+q\nwant %+q", input, whole, want)
+		if !reflect.DeepEqual(whole, want) {
+			t.Fatalf("%q\n got %#v\nwant %#v", input, whole, want)
 		}
 		if cut := decode(t, &cutReader{input: input, sizes: sizes}); !reflect.DeepEqual(cut, whole) {
-			t.Fatalf("%q cut into %d\n got %+q\nwant %+q", input, sizes, cut, whole)
+			t.Fatalf("%q cut into %d\n got %#v\nwant %#v", input, sizes, cut, whole)
 		}
 		if !utf8.Valid(input) {
 			return
@@ -184,12 +186,4 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%q cut into %d, limit %d: %d events", input, sizes, limit, i)
 		}
 	})
-}
-
-// sameOutcome compares all but a retry that the reference does not read.
-func sameOutcome(got, want outcome) bool {
-	if want.retry < 0 || got.retry > 1e15*time.Nanosecond {
-		got.retry = want.retry
-	}
-	return reflect.DeepEqual(got, want)
 }

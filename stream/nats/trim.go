@@ -240,7 +240,9 @@ func (p *partition) doomed(ctx context.Context, info storeInfo) (d doomed, err e
 	age, limit := p.s.config.Retention.Age, p.s.limit()
 	oldest := p.e.o.Now().Add(-age)
 	bytes := info.State.Bytes
-	if (age == 0 || !info.State.Oldest.Before(oldest)) && (limit == 0 || bytes <= limit) || info.State.First > info.State.Last {
+	old := age > 0 && info.State.Oldest.Before(oldest)
+	large := limit > 0 && bytes > limit
+	if empty := info.State.Last < max(1, info.State.First); empty || !old && !large {
 		return d, nil
 	}
 	consumer, err := p.e.js.CreateConsumer(ctx, p.name, jetstream.ConsumerConfig{

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/query/fence"
+)
+
+func checkVerb(_ context.Context, v verb, args []string, t terminal) int {
+	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
+	show := flags.Bool("print", false, "print the effective configuration, every default included and without secrets")
+	files, code, ok := v.parse(flags, args, 1, t)
+	if !ok {
+		return code
+	}
+	c, err := load(files[0])
+	if err != nil {
+		printFailure(t.err, err)
+		return failed
+	}
+	if *show {
+		fmt.Fprint(t.out, c)
+	} else {
+		fmt.Fprintf(t.out, "%s: ok\n", files[0])
+	}
+	return done
+}
+
+// load reads a configuration and the files that it names. It fails with config.Problems where these are
+// wrong.
+func load(file string) (*config.Config, error) {
+	c, err := config.Load(file, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	if problems := checkFiles(c); len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}
+
+// checkFiles reports files that can't be used.
+func checkFiles(c *config.Config) (problems config.Problems) {
+	for name, q := range sorted(c.Queries) {
+		if q.Query.Fence == nil {
+			continue
+		}
+		if _, err := fence.Load(q.Query.Fence.Fences); err != nil {
+			problems = append(problems, c.Problem("queries."+name+".fence.fences", "%v", err))
+		}
+	}
+	return problems
+}
+
+// printFailure prints why a verb failed: a configuration's problems as they are, each in a line.
+func printFailure(w io.Writer, err error) {
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		fmt.Fprintln(w, problems)
+		return
+	}
+	fmt.Fprintf(w, "millrace: %v\n", err)
+}

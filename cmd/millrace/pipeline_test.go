@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/query"
+)
+
+// pipelineOf returns a pipeline of which only the stages are there.
+func pipelineOf(timeout time.Duration) *pipeline {
+	return &pipeline{
+		config: &config.Config{DrainTimeout: timeout},
+		log:    slog.New(slog.DiscardHandler), ending: make(chan struct{}), started: time.Now(),
+	}
+}
+
+// Stages drain in the order of the data, each tier when the one before has ended.
+func TestDrainFollowsTheData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(30 * time.Second)
+		var mu sync.Mutex
+		var order []string
+		add := func(name string, takes time.Duration) {
+			p.addTier(newStage(name, p.log, func(ctx context.Context, ready func()) error {
+				ready()
+				<-ctx.Done()
+				time.Sleep(takes)
+				mu.Lock()
+				defer mu.Unlock()
+				order = append(order, name)
+				return nil
+			}))
+		}
+		add("source", 3*time.Second)
+		add("query", time.Second)
+		p.tiers[1].finish = func() { order = append(order, "input complete") }
+		add("archive", 2*time.Second)
+		add("stream", 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		ready := false
+		p.options.ready = func(string, string) { ready = true; cancel() }
+		if err := p.run(ctx); err != nil {
+			t.Error(err)
+		}
+		if !ready {
+			t.Error("it was never ready")
+		}
+		want := []string{"source", "input complete", "query", "archive", "stream"}
+		if !slices.Equal(order, want) {
+			t.Errorf("ended in the order %v, want %v", order, want)
+		}
+		if s := p.status(); s[0].State != "draining" || s[0].Ready {
+			t.Errorf("while it drains it says %+v", s[0])
+		}
+	})
+}
+
+// What does not end in time is cut off and named.
+func TestDrainIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(10 * time.Second)
+		release := make(chan struct{})
+		p.addTier(newStage("source/a", p.log, func(ctx context.Context, ready func()) error {
+			ready()
+			<-ctx.Done()
+			return nil
+		}))
+		p.addTier(newStage("archive/b", p.log, func(_ context.Context, ready func()) error {
+			ready()
+			<-release // hangs
+			return nil
+		}))
+		p.addTier(newStage("stream/c", p.log, func(ctx context.Context, ready func()) error {
+			ready()
+			<-ctx.Done()
+			return nil
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		p.options.ready = func(string, string) { cancel() }
+		began := time.Now()
+		err := p.run(ctx)
+		if err == nil || !strings.HasSuffix(err.Error(), "cut off: archive/b, stream/c") {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < 10*time.Second || took > 12*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		close(release)
+	})
+}
+
+// A pipeline that is interrupted before everything runs drains, too.
+func TestDrainBeforeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(10 * time.Second)
+		p.addTier(newStage("source/a", p.log, func(context.Context, func()) error { return fmt.Errorf("no") }))
+		p.options.ready = func(string, string) { t.Error("ready") }
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := p.run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestQueryDepths(t *testing.T) {
+	q := func(from, into string) config.Query { return config.Query{Query: query.Config{From: from, Into: into}} }
+	got := queryDepths(map[string]config.Query{
+		"a": q("in", "x"), "b": q("x", "y"), "c": q("in", "y"), "d": q("y", "z"), "e": q("other", "w"),
+	})
+	want := map[string]int{"a": 0, "b": 1, "c": 0, "d": 2, "e": 0}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// The page shows the input and the results of the first fence query.
+func TestPage(t *testing.T) {
+	c, err := config.Parse("testdata/page.yaml", []byte(`
+streams: {positions: {}, crossings: {}}
+sources: {a: {sse: {url: "http://127.0.0.1:1/"}, into: positions}}
+queries:
+  q: {from: positions, into: crossings, fence: {fences: none.geojson, lat: p.lat, lon: p.lon}}
+gateway:
+  page: map
+  endpoints: {/c: {from: crossings, key: "query:id"}, /p: {from: positions, key: "query:vehicle"}}
+`), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := page(c, json.RawMessage(`{"type":"FeatureCollection","features":[]}`), prometheus.NewRegistry())
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/map/setup.json", nil))
+	var setup map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &setup); err != nil {
+		t.Fatalf("%v: %s", err, w.Body)
+	}
+	for key, want := range map[string]string{
+		"positions": "/p", "crossings": "/c", "positionsParameter": "vehicle", "crossingsParameter": "id", "lat": "p.lat", "lon": "p.lon",
+	} {
+		if setup[key] != want {
+			t.Errorf("%s is %v, want %s", key, setup[key], want)
+		}
+	}
+	c.Gateway.Page = ""
+	if page(c, nil, prometheus.NewRegistry()) != nil {
+		t.Error("a page that nobody asked for")
+	}
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"iter"
+	"log/slog"
+	"maps"
+	"slices"
+)
+
+// runVerb runs a configuration until it is interrupted.
+func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
+	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
+	var logs logFlags
+	logs.register(flags, slog.LevelInfo)
+	files, code, ok := v.parse(flags, args, 1, t)
+	if !ok {
+		return code
+	}
+	c, err := load(files[0])
+	if err != nil {
+		printFailure(t.err, err)
+		return failed
+	}
+	log := logs.logger(t.err)
+	if err := runPipeline(ctx, c, pipelineOptions{log: log}); err != nil {
+		log.Error("millrace has failed", "error", err)
+		return failed
+	}
+	return done
+}
+
+// sorted yields a map's entries by key.
+func sorted[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			if !yield(name, m[name]) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/mapping"
+	"github.com/millrace/millrace/producer"
+)
+
+// flushTimeout bounds how long a source that ends waits until what it has emitted is durable.
+const flushTimeout = 5 * time.Second
+
+// source is the way of one feed's events into a stream: the client, the mapping, the producer.
+type source struct {
+	config   config.Source
+	producer producer.Config
+	open     func() millrace.Source
+}
+
+// run opens the producer, which takes over from whoever had it before and knows where to go on, and brings
+// events in until ctx ends; then it waits until they are durable.
+func (s *source) run(ctx context.Context, ready func()) error {
+	out, err := producer.Open(ctx, s.producer)
+	if err != nil {
+		return err
+	}
+	// The producer goes on while the source ends.
+	committing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	reading, cancel := context.WithCancel(ctx)
+	defer cancel()
+	committed := make(chan error, 1)
+	go func() {
+		committed <- out.Run(committing)
+		cancel() // a source whose producer has failed is of no use, and may be waiting for its feed
+	}()
+	resume := out.Resume()
+	mapper := mapping.New(s.config.Mapping, mapping.Options{Cursor: resume.Cursor}, out)
+	ready()
+	err = s.open().Run(reading, resume, mapper)
+	if err == nil {
+		flushing, done := context.WithTimeout(committing, flushTimeout)
+		err = mapper.Flush(flushing)
+		done()
+	}
+	stop()
+	if failure := <-committed; failure != nil {
+		return failure // the cause of whatever the source said
+	}
+	return err
+}

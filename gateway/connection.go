@@ -1,0 +1,195 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace"
+)
+
+// connection is one client. Its only goroutine of its own reads what the client sends; whoever has
+// something for the client hands it to the outlet and goes on. (A replay has a goroutine until it has
+// caught up, an outlet one for as long as something waits in it.)
+type connection struct {
+	gateway  *Gateway
+	endpoint *endpoint
+	form     form
+	conn     net.Conn
+	out      outlet
+	in       inbound
+	sub      subscription
+	index    int // in gateway.connections, guarded by gateway.mu
+
+	heard    atomic.Int64       // when the client last sent something, by the coarse clock
+	pinged   int64              // when it was last pinged; of the pinger
+	peerDone atomic.Bool        // the client has sent its close frame
+	stop     context.CancelFunc // ends the replay; nil if there was none
+	small    [64]byte           // read buffer: what clients send is mostly pongs of six bytes
+}
+
+// How long a client has, once it has been sent a close frame, to take it and to answer. One that is
+// cut because it is slow has to work its way through what its socket holds first.
+const (
+	closeTimeout = 3 * time.Second
+	slowTimeout  = 30 * time.Second
+	headTimeout  = 10 * time.Second
+)
+
+// open writes the response's head and starts the connection's goroutine. Frames that are handed over
+// in the meantime follow the head. before is what the client has sent already.
+func (c *connection) open(head, before []byte) {
+	_ = c.conn.SetWriteDeadline(time.Now().Add(headTimeout)) // fails only if conn is closed
+	if _, err := c.conn.Write(head); err != nil {
+		c.out.close()
+	}
+	_ = c.conn.SetWriteDeadline(time.Time{})
+	c.out.start()
+	go c.read(before)
+}
+
+// read reads until the client is gone, and then takes the connection apart.
+func (c *connection) read(before []byte) {
+	defer c.gone()
+	deaf := !c.form.websocket() // what SSE clients send has no meaning
+	var large []byte
+	for b := before; ; {
+		if !deaf && len(b) > 0 {
+			ended, v := c.in.feed(b, c)
+			if v != nil {
+				c.end(ending{code: v.code, reason: v.reason, cut: cutProtocol})
+			}
+			deaf = ended
+		}
+		b = c.small[:]
+		if c.in.want() > len(b) && !deaf {
+			if large == nil {
+				large = make([]byte, 4<<10)
+			}
+			b = large
+		} else {
+			large = nil
+		}
+		n, err := c.conn.Read(b)
+		if err != nil {
+			return
+		}
+		b = b[:n]
+		c.heard.Store(c.gateway.flows.clock.Load())
+	}
+}
+
+// gone is called when the socket is closed, by whichever side.
+func (c *connection) gone() {
+	c.out.close()
+	if c.stop != nil {
+		c.stop()
+	}
+	c.sub.feed.leave(&c.sub)
+	c.gateway.forget(c)
+}
+
+// ending is why a connection ends.
+type ending struct {
+	code    ws.StatusCode
+	reason  string
+	cut     cutReason     // counted; "" if the client, or the end of the gateway, is the reason
+	drop    bool          // what waits for the client is dropped
+	timeout time.Duration // default closeTimeout
+}
+
+// end sends the client a close frame, or an SSE client an event that says the same, and closes the
+// connection when the client has answered it, or some time has passed. Of several calls the first
+// counts. It never waits, and may be called under feed.mu.
+func (c *connection) end(e ending) {
+	var last []byte
+	if c.form.websocket() {
+		last = appendClose(nil, e.code, e.reason)
+	} else {
+		last = appendSSEClose(nil, int(e.code), e.reason)
+	}
+	if e.timeout == 0 {
+		e.timeout = closeTimeout
+	}
+	if !c.out.finish(last, e.drop) {
+		return
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(e.timeout)) // then read calls gone, if nothing did before
+	if c.stop != nil {
+		c.stop()
+	}
+	if e.cut != "" {
+		c.gateway.metrics.cut.WithLabelValues(string(e.cut)).Inc()
+		c.gateway.logger.Info("gateway: connection cut", "endpoint", c.endpoint.path, "protocol", c.form.protocol(),
+			"client", c.conn.RemoteAddr().String(), "reason", string(e.cut), "detail", e.reason)
+	}
+}
+
+// flushed is called when the last byte is with the socket. A WebSocket's client answers the close frame
+// before the connection goes (RFC 6455, section 7.1.1); an SSE client sees the end of the body.
+func (c *connection) flushed() {
+	switch tcp, ok := c.conn.(interface{ CloseWrite() error }); {
+	case c.form.websocket() && !c.peerDone.Load():
+	case c.form.websocket() || !ok:
+		_ = c.conn.Close()
+	default:
+		_ = tcp.CloseWrite() // if it fails the client is gone anyway
+	}
+}
+
+// cutSlow ends a connection whose queue would pass its bound. What waits is dropped: the client
+// resumes from the last event that it has got.
+func (c *connection) cutSlow() {
+	waiting, _ := c.out.backlog()
+	c.end(ending{
+		code:   statusTryAgainLater,
+		reason: fmt.Sprintf("too slow: %d bytes were waiting, the limit is %d; resume from the last id", waiting, c.out.limit),
+		cut:    cutSlow, drop: true, timeout: slowTimeout,
+	})
+}
+
+// tellGap says that events are gone, as well as the form allows; put is out.live or out.send.
+func (c *connection) tellGap(id []byte, partition string, gap *millrace.Gap, put func([]byte, bool) verdict) {
+	c.endpoint.gaps.Inc()
+	if c.form == plain {
+		c.end(ending{
+			code:   statusGap,
+			reason: fmt.Sprintf("gap (%s): events are gone before they could be sent; connect again", gap.Reason),
+			cut:    cutGap,
+		})
+		return
+	}
+	if put(appendGap(nil, c.form, string(id), partition, gap), false) == refused {
+		c.cutSlow()
+	}
+}
+
+// message implements receiver: in this version clients have nothing to say. A later one gives
+// messages a meaning in the subprotocol.
+func (c *connection) message(ws.OpCode, []byte) {}
+
+// ping implements receiver.
+func (c *connection) ping(payload []byte) {
+	pong := append(appendHeader(make([]byte, 0, 2+len(payload)), ws.OpPong, len(payload)), payload...)
+	if c.out.send(pong, false) == refused {
+		c.cutSlow()
+	}
+}
+
+// pong implements receiver. That something came is noted already.
+func (c *connection) pong([]byte) {}
+
+// closeFrame implements receiver: answers with the same code, unless this is the answer.
+func (c *connection) closeFrame(code ws.StatusCode) {
+	c.peerDone.Store(true)
+	c.end(ending{code: code})
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if c.out.finished {
+		_ = c.conn.Close()
+	}
+}

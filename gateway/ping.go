@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// pinger looks at all connections from time to time: it keeps the quiet ones open, tells them how far
+// they have come, and cuts those that are silent or stalled.
+func (g *Gateway) pinger(ctx context.Context) {
+	begun := time.Now()
+	tick := time.NewTicker(max(time.Millisecond, g.config.Ping/16))
+	defer tick.Stop()
+	var all, quiet []*connection
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := int64(time.Since(begun))
+		g.flows.clock.Store(now)
+		g.mu.Lock()
+		all = append(all[:0], g.connections...)
+		g.mu.Unlock()
+		quiet = quiet[:0]
+		for _, c := range all {
+			if g.look(c, now) {
+				quiet = append(quiet, c)
+			}
+		}
+		for _, c := range quiet {
+			c.sub.feed.progress(&c.sub)
+		}
+		clear(all)
+		clear(quiet)
+	}
+}
+
+var (
+	pingFrame    = appendHeader(nil, ws.OpPing, 0)
+	commentFrame = []byte(comment)
+)
+
+// look judges one connection, and returns whether it is a quiet one that has just been pinged.
+func (g *Gateway) look(c *connection, now int64) bool {
+	interval := int64(g.config.Ping)
+	waiting, wrote := c.out.backlog()
+	heard := c.heard.Load()
+	switch {
+	case waiting > 0 && now-wrote > 2*interval:
+		c.end(ending{
+			code: statusTryAgainLater, reason: fmt.Sprintf("stalled: no byte was taken for %s", 2*g.config.Ping),
+			cut: cutStalled, drop: true,
+		})
+		return false
+	case c.form.websocket() && now-heard > 2*interval+interval/4:
+		c.end(ending{
+			code: ws.StatusPolicyViolation, reason: fmt.Sprintf("silent: no pong for %s", 2*g.config.Ping),
+			cut: cutSilent, drop: true,
+		})
+		return false
+	}
+	quietSince := wrote
+	if c.form.websocket() {
+		quietSince = min(heard, wrote)
+	}
+	if now-max(quietSince, c.pinged) < interval || waiting > 0 {
+		return false
+	}
+	c.pinged = now
+	if c.form.websocket() {
+		c.out.send(pingFrame, false)
+	} else {
+		c.out.send(commentFrame, false)
+	}
+	return true
+}

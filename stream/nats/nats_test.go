@@ -1,0 +1,138 @@
+package nats_test
+
+import (
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/millracetest"
+	"github.com/millrace/millrace/stream/nats"
+)
+
+var (
+	_ millrace.Stream   = (*nats.Stream)(nil)
+	_ millrace.Retainer = (*nats.Stream)(nil)
+)
+
+// TestMain runs this binary again as another process: a NATS server, or a program that appends.
+func TestMain(m *testing.M) {
+	switch os.Getenv("MILLRACE_TEST_CHILD") {
+	case "":
+		goleak.VerifyTestMain(m)
+	case "server":
+		runServer()
+	case "appender":
+		runAppender()
+	}
+}
+
+// logger shows what is logged to who runs a test with -v.
+func logger(t *testing.T) *slog.Logger {
+	if os.Getenv("MILLRACE_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func openEngine(t *testing.T, o nats.Options) *nats.Engine {
+	t.Helper()
+	e, err := nats.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func openStream(t *testing.T, e *nats.Engine, o millracetest.StreamOptions) *nats.Stream {
+	t.Helper()
+	s, err := e.Stream(t.Context(), "positions", nats.StreamConfig{
+		Partitions: o.Partitions,
+		Retention:  nats.Retention{Age: o.Age, Bytes: o.Bytes},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStreamEmbedded(t *testing.T) {
+	millracetest.Stream(t, openEmbedded)
+	millracetest.Retainer(t, openEmbedded)
+}
+
+func openEmbedded(t *testing.T, o millracetest.StreamOptions) *millracetest.StreamHarness {
+	clock := new(stoppable)
+	options := nats.Options{
+		DataDir: t.TempDir(),
+		Logger:  logger(t),
+		Now:     clock.now,
+	}
+	e := openEngine(t, options)
+	s := openStream(t, e, o)
+	return &millracetest.StreamHarness{
+		Stream: s,
+		Reopen: func(t *testing.T) millrace.Stream {
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+			e = openEngine(t, options)
+			s = openStream(t, e, o)
+			return s
+		},
+		Recreate: func(t *testing.T) millrace.Stream {
+			_ = s.Close()
+			if err := e.Delete(t.Context(), "positions"); err != nil {
+				t.Fatal(err)
+			}
+			s = openStream(t, e, o)
+			return s
+		},
+		SetClock: clock.set,
+	}
+}
+
+func TestStateEmbedded(t *testing.T) {
+	millracetest.State(t, func(t *testing.T) *millracetest.StateHarness {
+		options := nats.Options{DataDir: t.TempDir(), Logger: logger(t)}
+		e := openEngine(t, options)
+		open := func(t *testing.T) millrace.State {
+			s, err := e.State(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		return &millracetest.StateHarness{
+			State: open(t),
+			Reopen: func(t *testing.T) millrace.State {
+				if err := e.Close(); err != nil {
+					t.Error(err)
+				}
+				e = openEngine(t, options)
+				return open(t)
+			},
+		}
+	})
+}
+
+// stoppable is the clock of the system until it is set; then it stands still.
+type stoppable struct{ stopped atomic.Pointer[time.Time] }
+
+func (c *stoppable) now() time.Time {
+	if t := c.stopped.Load(); t != nil {
+		return *t
+	}
+	return time.Now()
+}
+
+func (c *stoppable) set(now time.Time) { c.stopped.Store(&now) }
