@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -462,6 +463,40 @@ func TestTruncated(t *testing.T) {
 		t.Errorf("Run over a stream that lost its tail: %v, want internal", err)
 	}
 	b.want("data/", "1 2")
+}
+
+// damagedStream has lost a block in its midst.
+type damagedStream struct {
+	*memory.Stream
+	lost string
+}
+
+func (s damagedStream) Read(ctx context.Context, partition string, after millrace.Position) iter.Seq2[millrace.StoredBlock, error] {
+	return func(yield func(millrace.StoredBlock, error) bool) {
+		for b, err := range s.Stream.Read(ctx, partition, after) {
+			if err == nil && b.At.Block == s.lost {
+				b, err = millrace.StoredBlock{}, &millrace.Gap{After: after, First: b.At, Reason: millrace.Truncated}
+			} else {
+				after = b.At
+			}
+			if !yield(b, err) {
+				return
+			}
+		}
+	}
+}
+
+func TestDamaged(t *testing.T) {
+	b := newBench(t, memory.Options{})
+	b.append("1")
+	lost := b.append("2")
+	b.append("3")
+	b.change = func(o *archive.Options) { o.From = damagedStream{b.stream, lost.Block} }
+	b.drain()
+	b.want("data/", "1", "3")
+	if got := b.objects("errors/gap/"); len(got) != 1 || !strings.Contains(got[0], `"reason":"truncated"`) || !strings.Contains(got[0], lost.String()) {
+		t.Errorf("the gap's objects are %q", got)
+	}
 }
 
 func TestUndecodable(t *testing.T) {

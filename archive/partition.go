@@ -230,7 +230,7 @@ func (t *task) disarm() {
 
 // takeGap records positions that are gone.
 func (t *task) takeGap(work context.Context, gap *millrace.Gap) error {
-	if gap.Reason == millrace.Truncated {
+	if lostTail(gap) {
 		return t.truncated(gap.First, gap.After)
 	}
 	if err := t.flush(work); err != nil {
@@ -257,6 +257,13 @@ func (t *task) takeUndecodable(work context.Context, b millrace.StoredBlock, rea
 	return t.deliverFailure(work, failure{
 		After: t.record.Position, To: b.At, Type: typeUndecodable, Reason: reason.Error(), Stored: &b.Stored, Raw: b.Raw,
 	}, b.Stored)
+}
+
+// lostTail says whether the stream ends before the position that was asked for. Where blocks in its
+// midst were damaged, the gap's reason is the same, and it lies after that position: nothing that is
+// archived is in doubt then.
+func lostTail(gap *millrace.Gap) bool {
+	return gap.Reason == millrace.Truncated && gap.First.Compare(gap.After) <= 0
 }
 
 func (t *task) truncated(end, archived millrace.Position) error {

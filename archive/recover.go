@@ -73,7 +73,7 @@ func (t *task) encodeAgain(ctx context.Context, c *cut, e *encoder) (gone, err e
 	for b, err := range t.a.o.From.Read(ctx, t.partition, at) {
 		var gap *millrace.Gap
 		switch {
-		case errors.As(err, &gap) && gap.Reason == millrace.Truncated:
+		case errors.As(err, &gap) && lostTail(gap):
 			return nil, t.truncated(gap.First, c.To)
 		case errors.As(err, &gap):
 			return gap, nil

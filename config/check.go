@@ -53,6 +53,9 @@ func (d *decoder) check(c *Config) {
 	if c.Gateway != nil {
 		for route, e := range sorted(c.Gateway.Endpoints) {
 			d.checkFrom(c, "gateway.endpoints."+route, e.From)
+			if c.Gateway.Page != "" && (route == "/" || strings.HasPrefix(route, "/map/")) {
+				d.problemAt("gateway.endpoints."+route, "%q is where the page is; choose another path", route)
+			}
 		}
 	}
 	if c.Gateway != nil && c.Admin != nil && sameAddress(c.Gateway.Listen, c.Admin.Listen) {

@@ -447,7 +447,7 @@ func tagOf(f reflect.StructField) (name string, o option) {
 	if !f.IsExported() || name == "-" {
 		return "", option{}
 	}
-	for _, word := range strings.Split(options, ",") {
+	for word := range strings.SplitSeq(options, ",") {
 		switch word {
 		case "size":
 			o.size = true

@@ -27,7 +27,7 @@ type connection struct {
 
 	heard    atomic.Int64       // when the client last sent something, by the coarse clock
 	pinged   int64              // when it was last pinged; of the pinger
-	peerDone atomic.Bool        // the client has sent its close frame
+	peerDone atomic.Bool        // nothing is expected from the client any more: it has sent its close frame
 	stop     context.CancelFunc // ends the replay; nil if there was none
 	small    [64]byte           // read buffer: what clients send is mostly pongs of six bytes
 }
@@ -61,6 +61,7 @@ func (c *connection) read(before []byte) {
 		if !deaf && len(b) > 0 {
 			ended, v := c.in.feed(b, c)
 			if v != nil {
+				c.peerDone.Store(true)
 				c.end(ending{code: v.code, reason: v.reason, cut: cutProtocol})
 			}
 			deaf = ended
@@ -129,15 +130,16 @@ func (c *connection) end(e ending) {
 	}
 }
 
-// flushed is called when the last byte is with the socket. A WebSocket's client answers the close frame
-// before the connection goes (RFC 6455, section 7.1.1); an SSE client sees the end of the body.
+// flushed is called when the last byte is with the socket. Unless a WebSocket's client has yet to
+// answer the close frame (RFC 6455, section 7.1.1), which one that broke the protocol need not, the
+// sending side is closed; read goes on until the client has closed its own, since closing a socket
+// with unread bytes would take back what was sent.
 func (c *connection) flushed() {
-	switch tcp, ok := c.conn.(interface{ CloseWrite() error }); {
-	case c.form.websocket() && !c.peerDone.Load():
-	case c.form.websocket() || !ok:
+	if c.form.websocket() && !c.peerDone.Load() {
+		return
+	}
+	if tcp, ok := c.conn.(interface{ CloseWrite() error }); !ok || tcp.CloseWrite() != nil {
 		_ = c.conn.Close()
-	default:
-		_ = tcp.CloseWrite() // if it fails the client is gone anyway
 	}
 }
 
@@ -190,6 +192,6 @@ func (c *connection) closeFrame(code ws.StatusCode) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
 	if c.out.finished {
-		_ = c.conn.Close()
+		c.flushed()
 	}
 }

@@ -20,7 +20,7 @@
 //
 // Events that retention has taken from the input are a gap: it is logged and counted, and the query goes
 // on behind it. A new incarnation of the input is read from its start; what the query knows of the keys
-// is kept, since they may well go on where they were.
+// from its newest snapshot is kept, since they may well go on where they were.
 package query
 
 import (

@@ -31,6 +31,8 @@ func (t *task) open(ctx context.Context) error {
 	if t.op, err = t.q.newOperator(t.partition); err != nil {
 		return err
 	}
+	// Until the snapshot is read nobody knows how far back the input is needed.
+	t.hold(millrace.Position{})
 	// The producer first: then no other task of this name commits results or saves snapshots that we
 	// would not know of.
 	t.producer, err = producer.Open(ctx, producer.Config{

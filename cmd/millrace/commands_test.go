@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 //	                               logs in $NAME_gateway and $NAME_admin
 //	end NAME                       interrupt it and wait; its log in NAME.log. ! end: it must fail
 //	kill9 NAME                     kill it and wait
+//	logged NAME PATTERN            wait until a line of its log matches
 //	get URL [STATUS]               ask until the answer has the status (200); the body is stdout
 func commands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
 	programs := &programs{}
@@ -35,6 +37,7 @@ func commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 		"begin":  programs.begin,
 		"end":    programs.end,
 		"kill9":  programs.kill,
+		"logged": programs.logged,
 		"get":    getCommand,
 	}
 }
@@ -91,8 +94,16 @@ type programs struct {
 
 type running struct {
 	command *exec.Cmd
-	log     strings.Builder
 	logged  chan struct{} // closed at the end of the log
+
+	mu  sync.Mutex
+	log strings.Builder
+}
+
+func (r *running) text() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.String()
 }
 
 func (p *programs) begin(ts *testscript.TestScript, _ bool, args []string) {
@@ -122,7 +133,9 @@ func (p *programs) begin(ts *testscript.TestScript, _ bool, args []string) {
 		defer close(ready)
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
+			started.mu.Lock()
 			started.log.WriteString(lines.Text() + "\n")
+			started.mu.Unlock()
 			var l line
 			if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "ready" {
 				ready <- l
@@ -133,7 +146,7 @@ func (p *programs) begin(ts *testscript.TestScript, _ bool, args []string) {
 	case l, ok := <-ready:
 		if !ok {
 			<-started.logged
-			ts.Fatalf("millrace ended before it was ready:\n%s", started.log.String())
+			ts.Fatalf("millrace ended before it was ready:\n%s", started.text())
 		}
 		ts.Setenv(name+"_gateway", l.Gateway)
 		ts.Setenv(name+"_admin", l.Admin)
@@ -163,9 +176,9 @@ func (p *programs) end(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(started.command.Process.Signal(os.Interrupt))
 	<-started.logged
 	err := started.command.Wait()
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".log"), []byte(started.log.String()), 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".log"), []byte(started.text()), 0o644))
 	if (err != nil) != neg {
-		ts.Fatalf("millrace ended with %v:\n%s", err, started.log.String())
+		ts.Fatalf("millrace ended with %v:\n%s", err, started.text())
 	}
 }
 
@@ -174,6 +187,17 @@ func (p *programs) kill(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(started.command.Process.Kill())
 	<-started.logged
 	_ = started.command.Wait() // it was killed
+}
+
+func (p *programs) logged(ts *testscript.TestScript, _ bool, args []string) {
+	started := p.find(ts, args[0])
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	for end := time.Now().Add(20 * time.Second); !pattern.MatchString(started.text()); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			ts.Fatalf("no line matches %q:\n%s", args[1], started.text())
+		}
+	}
 }
 
 func getCommand(ts *testscript.TestScript, _ bool, args []string) {

@@ -63,7 +63,11 @@ func runDemo(ctx context.Context, listen, dir string, vehicles, rate int, log *s
 	if err != nil {
 		return err
 	}
-	defer feed.Close()
+	defer func() {
+		if err := feed.Close(); err != nil {
+			log.Warn("close the city's feed", "error", err)
+		}
+	}()
 	text := demo.Config("http://"+feed.address+"/", listen)
 	file := filepath.Join(dir, "millrace.yaml")
 	if err := writeFiles(dir, map[string][]byte{"millrace.yaml": text, "depots.geojson": city.Depots()}); err != nil {

@@ -51,9 +51,12 @@ func runPipeline(ctx context.Context, c *config.Config, o pipelineOptions) error
 		step: crashPoint(), metrics: admin.NewRegistry(),
 		streams: map[string]*nats.Stream{}, stores: map[string]*disk.Store{}, ending: make(chan struct{}),
 	}
-	p.producers = producer.NewMetrics(p.metrics)
+	p.producers, p.stages = producer.NewMetrics(p.metrics), newStageMetrics(p.metrics)
 	defer p.close()
 	if err := p.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // interrupted before anything ran
+		}
 		return err
 	}
 	err := p.run(ctx)
@@ -73,6 +76,7 @@ type pipeline struct {
 	metrics *prometheus.Registry
 
 	producers                      *producer.Metrics // of sources and queries
+	stages                         *stageMetrics
 	gatewayListener, adminListener net.Listener
 	engine                         *nats.Engine
 	streams                        map[string]*nats.Stream
@@ -203,7 +207,7 @@ func (p *pipeline) addSources() error {
 		default:
 			return fmt.Errorf("source %q has no kind", name) // config has checked it
 		}
-		stages = append(stages, newStage("source/"+name, p.log, s.run))
+		stages = append(stages, p.stage("source/"+name, s.run))
 	}
 	p.addTier(stages...)
 	return nil
@@ -232,7 +236,7 @@ func (p *pipeline) addQueries() error {
 			}
 			// The query replaces this hold by that of its snapshot when it starts.
 			p.holds = append(p.holds, func(ctx context.Context) error { return holdAll(ctx, from, "query/"+name) })
-			stages = append(stages, newStage("query/"+name, p.log, func(ctx context.Context, ready func()) error {
+			stages = append(stages, p.stage("query/"+name, func(ctx context.Context, ready func()) error {
 				ready()
 				return q.Run(ctx)
 			}))
@@ -287,7 +291,7 @@ func (p *pipeline) addArchives() error {
 			return err
 		}
 		p.holds = append(p.holds, a.Hold)
-		stages = append(stages, newStage("archive/"+name, p.log, func(ctx context.Context, ready func()) error {
+		stages = append(stages, p.stage("archive/"+name, func(ctx context.Context, ready func()) error {
 			ready()
 			return a.Run(ctx)
 		}))
@@ -330,7 +334,7 @@ func (p *pipeline) addGateway() error {
 	if _, err := gateway.New(*c, options); err != nil {
 		return err
 	}
-	p.addTier(newStage("gateway", p.log, p.serve("gateway", &p.gatewayListener, func(ctx context.Context, l net.Listener) error {
+	p.addTier(p.stage("gateway", p.serve("gateway", &p.gatewayListener, func(ctx context.Context, l net.Listener) error {
 		g, err := gateway.New(*c, options) // one runs once
 		if err != nil {
 			return err
@@ -344,7 +348,7 @@ func (p *pipeline) addGateway() error {
 func (p *pipeline) addStreams() {
 	var stages []*stage
 	for name, s := range sorted(p.streams) {
-		stages = append(stages, newStage("stream/"+name, p.log, func(ctx context.Context, ready func()) error {
+		stages = append(stages, p.stage("stream/"+name, func(ctx context.Context, ready func()) error {
 			ready()
 			return s.Run(ctx)
 		}))
@@ -357,7 +361,7 @@ func (p *pipeline) addAdmin() {
 		return
 	}
 	a := admin.New(*p.config.Admin, admin.Options{Stages: p.status, Metrics: p.metrics, Logger: p.log})
-	p.addTier(newStage("admin", p.log, p.serve("admin", &p.adminListener, a.Run)))
+	p.addTier(p.stage("admin", p.serve("admin", &p.adminListener, a.Run)))
 }
 
 // serve is the work of a stage with a listener. The listener that was bound at the start serves once; after
@@ -376,6 +380,10 @@ func (p *pipeline) serve(section string, bound *net.Listener, run func(context.C
 		ready()
 		return run(ctx, l)
 	}
+}
+
+func (p *pipeline) stage(name string, work func(context.Context, func()) error) *stage {
+	return newStage(name, p.log, p.stages, work)
 }
 
 // addTier adds a tier behind the others, unless it has no stages.
@@ -420,7 +428,7 @@ func (p *pipeline) run(ctx context.Context) error {
 		}()
 	}
 	if p.waitReady(ctx) {
-		attributes := []any{"took", time.Since(p.started).Round(time.Millisecond), "version", buildVersion()}
+		attributes := []any{"took", time.Since(p.started).Round(time.Millisecond)}
 		if gateway != "" {
 			attributes = append(attributes, "gateway", gateway)
 		}
@@ -515,8 +523,24 @@ func (p *pipeline) giveUp() error {
 	return fmt.Errorf("draining took longer than %s (drain_timeout); cut off: %s", p.config.DrainTimeout, strings.Join(late, ", "))
 }
 
-// close releases what open has taken, in the order opposite to it.
+// closeTimeout bounds how long a disk that hangs holds up the end.
+const closeTimeout = 10 * time.Second
+
+// close releases what open has taken.
 func (p *pipeline) close() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		p.release()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+		p.log.Error("the streams did not close in time", "timeout", closeTimeout)
+	}
+}
+
+func (p *pipeline) release() {
 	for _, s := range p.stores {
 		if err := s.Close(); err != nil {
 			p.log.Warn("close archive directory", "error", err)

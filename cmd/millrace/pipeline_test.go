@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ func pipelineOf(timeout time.Duration) *pipeline {
 	return &pipeline{
 		config: &config.Config{DrainTimeout: timeout},
 		log:    slog.New(slog.DiscardHandler), ending: make(chan struct{}), started: time.Now(),
+		stages: newStageMetrics(nil),
 	}
 }
 
@@ -35,7 +37,7 @@ func TestDrainFollowsTheData(t *testing.T) {
 		var mu sync.Mutex
 		var order []string
 		add := func(name string, takes time.Duration) {
-			p.addTier(newStage(name, p.log, func(ctx context.Context, ready func()) error {
+			p.addTier(p.stage(name, func(ctx context.Context, ready func()) error {
 				ready()
 				<-ctx.Done()
 				time.Sleep(takes)
@@ -74,17 +76,17 @@ func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(10 * time.Second)
 		release := make(chan struct{})
-		p.addTier(newStage("source/a", p.log, func(ctx context.Context, ready func()) error {
+		p.addTier(p.stage("source/a", func(ctx context.Context, ready func()) error {
 			ready()
 			<-ctx.Done()
 			return nil
 		}))
-		p.addTier(newStage("archive/b", p.log, func(_ context.Context, ready func()) error {
+		p.addTier(p.stage("archive/b", func(_ context.Context, ready func()) error {
 			ready()
 			<-release // hangs
 			return nil
 		}))
-		p.addTier(newStage("stream/c", p.log, func(ctx context.Context, ready func()) error {
+		p.addTier(p.stage("stream/c", func(ctx context.Context, ready func()) error {
 			ready()
 			<-ctx.Done()
 			return nil
@@ -107,7 +109,7 @@ func TestDrainIsBounded(t *testing.T) {
 func TestDrainBeforeReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(10 * time.Second)
-		p.addTier(newStage("source/a", p.log, func(context.Context, func()) error { return fmt.Errorf("no") }))
+		p.addTier(p.stage("source/a", func(context.Context, func()) error { return fmt.Errorf("no") }))
 		p.options.ready = func(string, string) { t.Error("ready") }
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -125,6 +127,40 @@ func TestQueryDepths(t *testing.T) {
 	want := map[string]int{"a": 0, "b": 1, "c": 0, "d": 2, "e": 0}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A whole pipeline that has drained leaves nothing behind: no goroutine (TestMain looks), no lock.
+func TestPipelineLeavesNothing(t *testing.T) {
+	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "id: 1\ndata: {}\n\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	t.Cleanup(feed.Close)
+	c, err := config.Parse(filepath.Join(t.TempDir(), "x.yaml"), fmt.Appendf(nil, `
+streams: {events: {partitions: 2}}
+sources: {a: {sse: {url: %q}, into: events}}
+archives: {a: {from: events, to: {disk: objects}, prefix: a/}}
+gateway: {listen: "127.0.0.1:0", endpoints: {/e: {from: events}}}
+admin: {listen: "127.0.0.1:0"}
+`, feed.URL), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var gateway, admin string
+		err = runPipeline(ctx, c, pipelineOptions{ready: func(g, a string) { gateway, admin = g, a; cancel() }})
+		if err != nil || gateway == "" || admin == "" {
+			t.Fatal(err, gateway, admin)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := runPipeline(ctx, c, pipelineOptions{}); err != nil {
+		t.Errorf("interrupted at the start: %v", err)
 	}
 }
 

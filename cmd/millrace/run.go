@@ -24,6 +24,7 @@ func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
 		return failed
 	}
 	log := logs.logger(t.err)
+	log.Info("starting", "configuration", files[0], "version", buildVersion())
 	if err := runPipeline(ctx, c, pipelineOptions{log: log}); err != nil {
 		log.Error("millrace has failed", "error", err)
 		return failed

@@ -10,8 +10,12 @@ import (
 	"github.com/millrace/millrace/producer"
 )
 
-// flushTimeout bounds how long a source that ends waits until what it has emitted is durable.
-const flushTimeout = 5 * time.Second
+const (
+	// openTimeout bounds taking over the producer.
+	openTimeout = 10 * time.Second
+	// flushTimeout bounds how long a source that ends waits until what it has emitted is durable.
+	flushTimeout = 5 * time.Second
+)
 
 // source is the way of one feed's events into a stream: the client, the mapping, the producer.
 type source struct {
@@ -23,7 +27,10 @@ type source struct {
 // run opens the producer, which takes over from whoever had it before and knows where to go on, and brings
 // events in until ctx ends; then it waits until they are durable.
 func (s *source) run(ctx context.Context, ready func()) error {
-	out, err := producer.Open(ctx, s.producer)
+	// Taking over appends; cutting that off when ctx ends would only make its outcome unknown.
+	opening, opened := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	out, err := producer.Open(opening, s.producer)
+	opened()
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
 )
@@ -36,6 +38,9 @@ type stage struct {
 	// after it has failed.
 	work func(ctx context.Context, ready func()) error
 
+	running  prometheus.Gauge
+	failures prometheus.Counter
+
 	first sync.Once
 	begun chan struct{} // closed when it was ready for the first time
 
@@ -44,8 +49,11 @@ type stage struct {
 	err   error // why it failed
 }
 
-func newStage(name string, log *slog.Logger, work func(ctx context.Context, ready func()) error) *stage {
-	return &stage{name: name, log: log, work: work, state: stateStarting, begun: make(chan struct{})}
+func newStage(name string, log *slog.Logger, m *stageMetrics, work func(ctx context.Context, ready func()) error) *stage {
+	return &stage{
+		name: name, log: log, work: work, state: stateStarting, begun: make(chan struct{}),
+		running: m.running.WithLabelValues(name), failures: m.failures.WithLabelValues(name),
+	}
 }
 
 // run supervises the stage until ctx ends or its work is done. When ending is closed the pipeline has
@@ -74,6 +82,7 @@ func (s *stage) run(ctx context.Context, ending <-chan struct{}) {
 		in := jitter(wait)
 		wait = min(2*wait, longWait)
 		s.set(stateFailed, err)
+		s.failures.Inc()
 		level := slog.LevelWarn
 		switch millrace.CodeOf(err) {
 		case millrace.Conflict, millrace.Internal, millrace.Denied, millrace.Invalid, millrace.NotFound:
@@ -111,6 +120,11 @@ func (s *stage) set(state string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state, s.err = state, err
+	if state == stateRunning {
+		s.running.Set(1)
+	} else {
+		s.running.Set(0)
+	}
 }
 
 // status is what /readyz says of the stage. A stage whose input is over has nothing more to do and is as

@@ -20,7 +20,7 @@ func TestStageStartsAgain(t *testing.T) {
 		var starts []time.Duration
 		begin := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
-		s := newStage("source/buses", slog.New(slog.NewTextHandler(&log, nil)), func(ctx context.Context, ready func()) error {
+		s := newStage("source/buses", slog.New(slog.NewTextHandler(&log, nil)), newStageMetrics(nil), func(ctx context.Context, ready func()) error {
 			starts = append(starts, time.Since(begin))
 			ready()
 			switch n := len(starts); {
@@ -74,7 +74,7 @@ func TestStageStartsAgain(t *testing.T) {
 
 func TestStageEnds(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	s := newStage("source/once", log, func(context.Context, func()) error { return nil })
+	s := newStage("source/once", log, newStageMetrics(nil), func(context.Context, func()) error { return nil })
 	s.run(t.Context(), nil)
 	if status := s.status(); !status.Ready || status.State != stateEnded {
 		t.Errorf("%+v", status)
@@ -82,7 +82,7 @@ func TestStageEnds(t *testing.T) {
 	<-s.begun
 
 	ctx, cancel := context.WithCancel(t.Context())
-	s = newStage("archive/late", log, func(ctx context.Context, ready func()) error {
+	s = newStage("archive/late", log, newStageMetrics(nil), func(ctx context.Context, ready func()) error {
 		ready()
 		cancel()
 		return errors.New("not delivered")
@@ -98,7 +98,7 @@ func TestStageDrainsWhileItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ending := make(chan struct{})
 		starts := 0
-		s := newStage("query/bad", slog.New(slog.DiscardHandler), func(context.Context, func()) error {
+		s := newStage("query/bad", slog.New(slog.DiscardHandler), newStageMetrics(nil), func(context.Context, func()) error {
 			starts++
 			return errors.New("no")
 		})

@@ -71,7 +71,8 @@ const enough = 1 << 20
 
 // Process takes events number from to to-1 of a block, which stands at at. It appends the transitions to
 // dst, in the order in which they happened; what they point to is valid until the next Process. An event
-// that can't be processed is left out and its number and the reason (Invalid) given to reject. It may stop
+// that can't be processed is left out and its number and the reason (Invalid) given to reject: no JSON, no
+// position in it (an event that ends its key needs none), no key where the configuration names a path. It may stop
 // early, when it has many results; next is the first event that it did not take.
 //
 // A result's id is PARTITION/POSITION/N, where POSITION is the input event's and N counts the transitions

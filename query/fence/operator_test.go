@@ -235,7 +235,8 @@ func TestAgainstBruteForce(t *testing.T) {
 				}
 			}
 			for f := range fences {
-				if !(seen && fences[f].contains(before.p)) && !e.Deleted && fences[f].contains(p) {
+				was := seen && fences[f].contains(before.p)
+				if !was && !e.Deleted && fences[f].contains(p) {
 					want = append(want, fmt.Sprint(e.Key, " enter ", f))
 				}
 			}

@@ -22,15 +22,14 @@
 //     service inside a fence would stay in it for ever otherwise. Then the key is forgotten; if it
 //     comes again that is its first position.
 //
-// All that the operator remembers of a key is the time and the place of its newest position; which fences
-// it is in follows from them. So a snapshot fits any fences: after the file was changed, transitions are
+// All that the operator remembers of a key is the time and the place of its newest position, some 150
+// bytes, until the key ends; which fences it is in follows from them. So a snapshot fits any fences: after the file was changed, transitions are
 // those that the next positions make between the new fences. The change itself moves nobody and reports
 // nothing.
 package fence
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"math"
 	"os"
@@ -96,7 +95,7 @@ func Parse(data []byte) (*Set, error) {
 		}
 	}
 	if len(polygons) >= math.MaxInt32/2 {
-		return nil, fmt.Errorf("%d polygons are too many", len(polygons))
+		return nil, invalid("%d polygons are too many", len(polygons))
 	}
 	s.index = newIndex(polygons, rings)
 	return s, nil

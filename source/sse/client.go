@@ -4,6 +4,7 @@
 //	connect.go   one request: headers, redirects, what answers are refused, decompression, stalls
 //	policy.go    what is retried, and when
 //	decode.go    Decoder: bytes in, events out, to the standard
+//	encoding.go  malformed UTF-8
 //	resume.go    the cursor, and how a connection goes on exactly where the last one ended
 //	emit.go      events into the emitter, in batches
 //	print.go     Print: events as lines of JSON

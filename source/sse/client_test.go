@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -864,5 +865,62 @@ func TestPace(t *testing.T) {
 		if p.ask(asked); p.retry != want {
 			t.Errorf("%s became %s", asked, p.retry)
 		}
+	}
+}
+
+// TestStops: whatever the source is doing, it ends at once and without an error when ctx ends.
+func TestStops(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer  http.HandlerFunc
+		blocked bool
+	}{
+		"reading":                {nil, false},
+		"waiting for an answer":  {millracetest.AnswerNothing(), false},
+		"waiting after an alarm": {millracetest.AnswerStatus(401), false},
+		"emitting":               {nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				feed := millracetest.NewFeedHandler(millracetest.FeedOptions{})
+				defer feed.Close()
+				if c.answer != nil {
+					feed.Answer(c.answer)
+				}
+				r := run(t, config("http://feed/"), Options{Transport: serve(t, feed)}, "")
+				if c.blocked {
+					r.Block()
+				}
+				feed.Send(numbered(0, 1)...)
+				synctest.Wait()
+				began := time.Now()
+				if err := r.stop(); err != nil || time.Since(began) > 0 {
+					t.Errorf("%v after %s", err, time.Since(began))
+				}
+			})
+		})
+	}
+}
+
+// TestEmitAllocations: what is allocated is allocated for a batch, not for an event.
+func TestEmitAllocations(t *testing.T) {
+	b := newBatch(New(config("http://feed/"), Options{}), new(place), "", &counter{until: 1 << 62})
+	b.begin()
+	e := Event{OwnID: true, Type: []byte("vehicle"), Data: make([]byte, 850)}
+	next := 0
+	fill := func() {
+		for range 300 {
+			next++
+			e.ID = strconv.AppendInt(e.ID[:0], int64(next), 10)
+			if err := b.take(t.Context(), &e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.flush(t.Context(), e.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill()
+	if n := testing.AllocsPerRun(100, fill); n > 12 {
+		t.Errorf("%v allocations for 300 events", n)
 	}
 }

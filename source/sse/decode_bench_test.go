@@ -75,3 +75,16 @@ func BenchmarkDecode(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkOneByte decodes one event that arrives byte by byte: a byte of 10 MiB may cost at most twice
+// as much as one of 1 MiB.
+func BenchmarkOneByte(b *testing.B) {
+	for _, mib := range []int{1, 10} {
+		b.Run(fmt.Sprintf("%dMiB", mib), func(b *testing.B) {
+			b.SetBytes(int64(mib) << 20)
+			for b.Loop() {
+				trickle(b, mib<<20)
+			}
+		})
+	}
+}

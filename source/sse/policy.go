@@ -28,8 +28,8 @@ const (
 	leastRetry    = 50 * time.Millisecond // a feed that asks for less gets this: no tight loop
 	longestWait   = 30 * time.Second      // of the back-off
 	longestAfter  = time.Hour             // of Retry-After
-	slowMin       = time.Minute           // after an alarm
-	slowMax       = 5 * time.Minute
+	slowFrom      = time.Minute           // after an alarm
+	slowTo        = 5 * time.Minute
 	healthy       = 30 * time.Second // a connection that lasted so long does not count as a failure
 )
 
@@ -79,7 +79,7 @@ func (p *pace) wait(e ending) time.Duration {
 	p.routine = e.err == nil && e.events > 0
 	if e.do == slowly {
 		p.failures = 0
-		return slowMin + p.part(slowMax-slowMin)
+		return slowFrom + p.part(slowTo-slowFrom)
 	}
 	retry := p.retry
 	if retry == 0 {

@@ -148,7 +148,7 @@ func (p *place) move(id []byte) {
 // an event begins a group too.
 func (p *place) settle(id []byte) {
 	p.move(id)
-	if !bytes.Equal(p.at, p.cur.id) && !(p.replaying && bytes.Equal(p.at, p.prev.id)) {
+	if !bytes.Equal(p.at, p.cur.id) && (!p.replaying || !bytes.Equal(p.at, p.prev.id)) {
 		p.replaying = false
 		p.next()
 	}
@@ -184,14 +184,14 @@ func (g *group) print() {
 
 // repeats says whether an event under the group's id is one that was seen on an earlier connection.
 func (g *group) repeats(typ string, e *Event) bool {
-	print := raw{typ, e.evidence()}.print()
+	came := raw{typ, e.evidence()}.print()
 	n := int(min(g.before, uint64(len(g.prints))))
 	missing := 0
 	for i, p := range g.prints[:n] {
 		if g.matched[i] {
 			continue
 		}
-		if p == print {
+		if p == came {
 			g.matched[i] = true
 			g.again++
 			return true
@@ -279,7 +279,7 @@ func parseCursor(c millrace.Cursor) (*place, error) {
 	err := json.Unmarshal([]byte(c), &stored)
 	if err == nil {
 		p.shared, p.blank = stored.Shared, stored.Blank
-		p.cur, err = stored.storedGroup.group()
+		p.cur, err = stored.group()
 	}
 	if err == nil && stored.Prev != nil {
 		p.prev, err = stored.Prev.group()
