@@ -170,7 +170,9 @@ func (a *Archive) Run(ctx context.Context) error {
 		}
 		cancel(err)
 		for range running {
-			<-done
+			if later := <-done; later != nil {
+				a.log.LogAttrs(work, slog.LevelDebug, "a partition was stopped", slog.Any("error", later))
+			}
 		}
 		return err
 	}

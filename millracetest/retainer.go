@@ -1,7 +1,6 @@
 package millracetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -63,8 +62,7 @@ func trim(t *testing.T, s retained) {
 // readGap reads the gap that comes first after a position, and the block that comes then.
 func readGap(t *testing.T, s millrace.Stream, partition string, after millrace.Position) (millrace.Gap, millrace.StoredBlock) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
+	ctx := streamContext(t)
 	var gap *millrace.Gap
 	for b, err := range s.Read(ctx, partition, after) {
 		switch {
@@ -84,7 +82,7 @@ func readGap(t *testing.T, s millrace.Stream, partition string, after millrace.P
 // expire sets the clock so that the blocks up to one are just older than the retention of an hour.
 func expire(t *testing.T, h *StreamHarness, s retained, partition string, at millrace.Position) {
 	t.Helper()
-	for b, err := range s.Read(t.Context(), partition, millrace.Position{}) {
+	for b, err := range s.Read(streamContext(t), partition, millrace.Position{}) {
 		if err != nil && !errors.As(err, new(*millrace.Gap)) {
 			t.Fatal(err)
 		}
@@ -203,7 +201,7 @@ func retainAllOld(t *testing.T, h *StreamHarness, s retained) {
 	}
 	a.last["0"] = b.At
 	want := a.append(t, s, "0", 1)
-	for b, err := range s.Read(t.Context(), "0", last.At) {
+	for b, err := range s.Read(streamContext(t), "0", last.At) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +383,7 @@ func retainOvertaken(t *testing.T, h *StreamHarness, s retained) {
 	}
 	after := millrace.Position{}
 	gaps, n := 0, 0
-	for b, err := range s.Read(t.Context(), "0", after) {
+	for b, err := range s.Read(streamContext(t), "0", after) {
 		var gap *millrace.Gap
 		switch {
 		case errors.As(err, &gap):
@@ -435,7 +433,7 @@ func retainRace(t *testing.T, _ *StreamHarness, s retained) {
 	reader.Go(func() {
 		seen, done := map[string]uint64{}, 0
 		missed := map[string]bool{}
-		for b, err := range s.Read(t.Context(), "0", millrace.Position{}) {
+		for b, err := range s.Read(streamContext(t), "0", millrace.Position{}) {
 			if errors.As(err, new(*millrace.Gap)) {
 				for i := range producers {
 					missed[fmt.Sprintf("source/%d", i)] = true

@@ -103,7 +103,7 @@ func streamEmpty(t *testing.T, h *StreamHarness) {
 	_, err = s.Seek(ctx, "7", time.Now())
 	wantCode(t, "Seek in a partition that is not there", err, millrace.NotFound)
 	n := 0
-	for _, err := range s.Read(ctx, "7", millrace.Position{}) {
+	for _, err := range s.Read(streamContext(t), "7", millrace.Position{}) {
 		wantCode(t, "Read of a partition that is not there", err, millrace.NotFound)
 		n++
 	}
@@ -249,7 +249,7 @@ func streamFenceRace(t *testing.T, h *StreamHarness) {
 func streamUnknownOutcome(t *testing.T, h *StreamHarness) {
 	s := h.Stream
 	w := newStreamWriter("source/a")
-	cancelled, cancel := context.WithCancel(t.Context())
+	cancelled, cancel := context.WithCancel(streamContext(t))
 	cancel()
 	_, err := s.Append(cancelled, "0", millrace.Position{}, w.block(t, 1))
 	wantCode(t, "Append with a context that has ended", err, millrace.Unavailable)
@@ -340,7 +340,7 @@ func streamReadLive(t *testing.T, h *StreamHarness) {
 			ready() // it sees nothing before more is appended
 		}
 		readers.Go(func() {
-			for b, err := range h.Stream.Read(t.Context(), "0", after) {
+			for b, err := range h.Stream.Read(streamContext(t), "0", after) {
 				if err != nil {
 					t.Errorf("reading after %q: %v", after, err)
 					ready()
@@ -373,12 +373,12 @@ func streamReaderEnds(t *testing.T, h *StreamHarness) {
 	for range 5 {
 		w.append(t, h.Stream, "0", 1)
 	}
-	for range h.Stream.Read(t.Context(), "0", millrace.Position{}) {
+	for range h.Stream.Read(streamContext(t), "0", millrace.Position{}) {
 		break
 	}
 	cause := errors.New("enough")
 	for _, when := range []int{2, 5} { // while it lags, while it waits
-		ctx, cancel := context.WithCancelCause(t.Context())
+		ctx, cancel := context.WithCancelCause(streamContext(t))
 		n := 0
 		var last error
 		for _, err := range h.Stream.Read(ctx, "0", millrace.Position{}) {
@@ -405,7 +405,7 @@ func streamClose(t *testing.T, h *StreamHarness) {
 	here.Add(2)
 	release := make(chan struct{})
 	readers.Go(func() { // lags
-		for _, err := range h.Stream.Read(t.Context(), "0", millrace.Position{}) {
+		for _, err := range h.Stream.Read(streamContext(t), "0", millrace.Position{}) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -415,7 +415,7 @@ func streamClose(t *testing.T, h *StreamHarness) {
 	})
 	readers.Go(func() { // waits
 		n := 0
-		for _, err := range h.Stream.Read(t.Context(), "0", at) {
+		for _, err := range h.Stream.Read(streamContext(t), "0", at) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -456,7 +456,7 @@ func streamGapTruncated(t *testing.T, h *StreamHarness) {
 	for _, beyond := range []millrace.Position{{Block: "20"}, {Block: "20", Event: 2}, {Block: "1", Event: 1}, {Block: "0", Event: 4}} {
 		ahead, _ := strconv.ParseUint(beyond.Block, 10, 64)
 		after := millrace.Position{Block: millrace.BlockName(incarnation, n+ahead), Event: beyond.Event}
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(streamContext(t))
 		var got []any
 		for b, err := range h.Stream.Read(ctx, "0", after) {
 			var gap *millrace.Gap
@@ -487,7 +487,7 @@ func streamGapTruncated(t *testing.T, h *StreamHarness) {
 	next := make(chan millrace.StoredBlock, 1)
 	var reader sync.WaitGroup
 	reader.Go(func() {
-		for b, err := range h.Stream.Read(t.Context(), "0", millrace.Position{Block: millrace.BlockName(incarnation, n+1)}) {
+		for b, err := range h.Stream.Read(streamContext(t), "0", millrace.Position{Block: millrace.BlockName(incarnation, n+1)}) {
 			if err != nil {
 				t.Errorf("a false gap: %v", err)
 			}
@@ -518,7 +518,7 @@ func streamTailLost(t *testing.T, h *StreamHarness) {
 	}
 	_, err = s.Append(t.Context(), "0", w.last["0"], w.block(t, 1))
 	wantCode(t, "Append after a block that is lost", err, millrace.Conflict)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(streamContext(t))
 	defer cancel()
 	for _, err := range s.Read(ctx, "0", at[9]) {
 		wantGap(t, err, millrace.Gap{After: at[9], First: end, Reason: millrace.Truncated})
@@ -539,7 +539,7 @@ func streamForeignPosition(t *testing.T, h *StreamHarness) {
 		{Block: "no-number", Event: 2},
 	} {
 		n := 0
-		for b, err := range h.Stream.Read(t.Context(), "0", after) {
+		for b, err := range h.Stream.Read(streamContext(t), "0", after) {
 			if n++; n == 1 {
 				var gap *millrace.Gap
 				if !errors.As(err, &gap) || gap.After != after || gap.Reason != millrace.NewIncarnation || gap.First.Compare(first.Position(0)) >= 0 {
@@ -579,7 +579,7 @@ func streamRecreated(t *testing.T, h *StreamHarness) {
 		}
 		var first millrace.Position
 		n := -1
-		for b, err := range s.Read(t.Context(), partition, old.At) {
+		for b, err := range s.Read(streamContext(t), partition, old.At) {
 			if n++; n == 0 {
 				var gap *millrace.Gap
 				if !errors.As(err, &gap) || gap.After != old.At || gap.Reason != millrace.NewIncarnation || gap.First.Compare(old.At) <= 0 {
@@ -888,8 +888,7 @@ func (w *streamWriter) put(t *testing.T, s millrace.Stream, partition string, b 
 // readBlocks reads n blocks and fails at anything else.
 func readBlocks(t *testing.T, s millrace.Stream, partition string, after millrace.Position, n int) []millrace.StoredBlock {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
+	ctx := streamContext(t)
 	blocks := make([]millrace.StoredBlock, 0, n)
 	for b, err := range s.Read(ctx, partition, after) {
 		if err != nil {
@@ -904,6 +903,13 @@ func readBlocks(t *testing.T, s millrace.Stream, partition string, after millrac
 		t.Errorf("reading after %q ended after %d of %d blocks", after, len(blocks), n)
 	}
 	return append(blocks, make([]millrace.StoredBlock, n-len(blocks))...)
+}
+
+// streamContext bounds a reader that would wait for ever for what does not come.
+func streamContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // streamNoise does not compress.

@@ -23,6 +23,7 @@ type index struct {
 	fences   []uint32 // what covers refer to
 	borders  []uint32 // polygons, what leaves refer to
 	polygons []polygon
+	chunk    []segment // while it is built
 }
 
 type leaf struct {
@@ -162,6 +163,7 @@ func newIndex(polygons []polygon, rings [][][]point) *index {
 		}
 		todo = next
 	}
+	x.chunk = nil
 	x.nodes, x.leaves, x.covers = slices.Clip(x.nodes), slices.Clip(x.leaves), slices.Clip(x.covers)
 	x.fences, x.borders = slices.Clip(x.fences), slices.Clip(x.borders)
 	return x
@@ -191,7 +193,7 @@ func (x *index) divide(t task, node int) []task {
 		around := box{b.x0 - margin, b.y0 - margin, b.x1 + margin, b.y1 + margin}
 		first := len(x.fences)
 		for _, p := range t.parts {
-			edges := p.within(around)
+			edges := p.within(around, &x.chunk)
 			switch polygon := &x.polygons[p.polygon]; {
 			case len(edges) > 0:
 				c.parts = append(c.parts, part{p.polygon, edges})
@@ -209,15 +211,19 @@ func (x *index) divide(t task, node int) []task {
 	return children
 }
 
-// within returns the edges that have a point in the box.
-func (p part) within(b box) []segment {
-	var found []segment
+// within returns the edges that have a point in the box. They lie in the chunk, which is replaced when it
+// is full: there are millions of such short lists while an index is built.
+func (p part) within(b box, chunk *[]segment) []segment {
+	if cap(*chunk)-len(*chunk) < len(p.edges) {
+		*chunk = make([]segment, 0, max(len(p.edges), 8192))
+	}
+	first := len(*chunk)
 	for _, e := range p.edges {
 		if b.touches(e.from, e.to) {
-			found = append(found, e)
+			*chunk = append(*chunk, e)
 		}
 	}
-	return found
+	return (*chunk)[first:len(*chunk):len(*chunk)]
 }
 
 // leaf stores a cell's lists. Cells without any share leaf 0.

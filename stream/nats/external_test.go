@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -92,21 +93,27 @@ func TestStreamExternal(t *testing.T) {
 		clock := new(stoppable)
 		options := externalOptions(t, url)
 		options.Now = clock.now
-		e := openEngine(t, options)
+		e, err := nats.Open(t.Context(), options)
+		if err != nil {
+			t.Fatal(err)
+		}
 		s := openStream(t, e, o)
 		t.Cleanup(func() {
 			_ = s.Close()
-			e := openEngine(t, options)
-			if err := e.Delete(t.Context(), "positions"); err != nil {
+			if err := e.Delete(context.WithoutCancel(t.Context()), "positions"); err != nil {
 				t.Error(err)
 			}
-			_ = e.Close()
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
 		})
 		return &millracetest.StreamHarness{
 			Stream: s,
 			Reopen: func(t *testing.T) millrace.Stream {
 				_ = e.Close()
-				e = openEngine(t, options)
+				if e, err = nats.Open(t.Context(), options); err != nil {
+					t.Fatal(err)
+				}
 				s = openStream(t, e, o)
 				return s
 			},

@@ -48,7 +48,7 @@ func runAppender() {
 		flush++
 		var b block.Builder
 		for i := range rand.IntN(4) + 1 {
-			fail(b.Add(&millrace.Event{ID: fmt.Sprintf("%d#%d", flush, i), Data: make([]byte, rand.IntN(2000))}))
+			fail(b.Add(&millrace.Event{ID: fmt.Sprintf("%d#%d", flush, i), Data: noise(rand.IntN(2000))}))
 		}
 		encoded, err := b.Encode(nil, millrace.Header{Producer: killProducer, Flush: flush, Commit: true})
 		fail(err)
@@ -77,7 +77,7 @@ func TestKill(t *testing.T) {
 		t.Run(fmt.Sprintf("retention=%d", limit), func(t *testing.T) {
 			dir := t.TempDir()
 			acknowledged := uint64(0)
-			for range kills {
+			for n := 0; n < kills || acknowledged < 100; n++ {
 				c := startChild(t, "appender", dir, fmt.Sprint("MILLRACE_TEST_BYTES=", limit))
 				if line, err := c.out.ReadString('\n'); err != nil {
 					t.Fatalf("the appender did not start: %q, %v", line, err)
@@ -135,4 +135,12 @@ func TestKill(t *testing.T) {
 			t.Logf("%d kills, %d flushes acknowledged, %d blocks read: none lost, repeated or out of order", kills, acknowledged, blocks)
 		})
 	}
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
 }

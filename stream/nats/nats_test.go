@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/millracetest"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -71,34 +73,72 @@ func TestStreamEmbedded(t *testing.T) {
 }
 
 func openEmbedded(t *testing.T, o millracetest.StreamOptions) *millracetest.StreamHarness {
-	clock := new(stoppable)
-	options := nats.Options{
-		DataDir: t.TempDir(),
-		Logger:  logger(t),
-		Now:     clock.now,
-	}
-	e := openEngine(t, options)
-	s := openStream(t, e, o)
+	x := newEmbedded(t, o)
 	return &millracetest.StreamHarness{
-		Stream: s,
+		Stream: x.s,
 		Reopen: func(t *testing.T) millrace.Stream {
-			if err := e.Close(); err != nil {
-				t.Error(err)
-			}
-			e = openEngine(t, options)
-			s = openStream(t, e, o)
-			return s
+			x.close(t)
+			return x.open(t)
 		},
 		Recreate: func(t *testing.T) millrace.Stream {
-			_ = s.Close()
-			if err := e.Delete(t.Context(), "positions"); err != nil {
+			_ = x.s.Close()
+			if err := x.e.Delete(t.Context(), "positions"); err != nil {
 				t.Fatal(err)
 			}
-			s = openStream(t, e, o)
-			return s
+			x.s = openStream(t, x.e, o)
+			return x.s
 		},
-		SetClock: clock.set,
+		Truncate: func(t *testing.T, partition string, after millrace.Position) millrace.Stream {
+			x.close(t)
+			truncateStore(t, x.options.DataDir, partition, after)
+			return x.open(t)
+		},
+		SetClock: x.clock.set,
 	}
+}
+
+// opened is an embedded engine with the stream "positions".
+type opened struct {
+	options nats.Options
+	o       millracetest.StreamOptions
+	clock   *stoppable
+	e       *nats.Engine
+	s       *nats.Stream
+}
+
+func newEmbedded(t *testing.T, o millracetest.StreamOptions) *opened {
+	t.Helper()
+	clock := new(stoppable)
+	x := &opened{o: o, clock: clock, options: nats.Options{DataDir: t.TempDir(), Logger: logger(t), Now: clock.now}}
+	x.open(t)
+	return x
+}
+
+func (x *opened) open(t *testing.T) *nats.Stream {
+	t.Helper()
+	x.e = openEngine(t, x.options)
+	x.s = openStream(t, x.e, x.o)
+	return x.s
+}
+
+func (x *opened) close(t *testing.T) {
+	t.Helper()
+	if err := x.e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func encode(t *testing.T, producer string, flush uint64, data []byte) millrace.Block {
+	t.Helper()
+	var b block.Builder
+	if err := b.Add(&millrace.Event{ID: fmt.Sprint(flush), Data: data}); err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := b.Encode(nil, millrace.Header{Producer: producer, Flush: flush, Commit: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encoded
 }
 
 func TestStateEmbedded(t *testing.T) {

@@ -162,6 +162,9 @@ func (p *partition) create(ctx context.Context, op string) error {
 
 // refresh asks JetStream how far the partition goes and where it was trimmed.
 func (p *partition) refresh(ctx context.Context) (storeInfo, error) {
+	p.mu.Lock()
+	tail := p.tail
+	p.mu.Unlock()
 	record, err := p.trimRecord(ctx)
 	if err != nil {
 		return storeInfo{}, err
@@ -171,12 +174,19 @@ func (p *partition) refresh(ctx context.Context) (storeInfo, error) {
 		return storeInfo{}, err
 	}
 	p.bytes.Store(info.State.Bytes)
+	incarnation := info.Config.Metadata[metaIncarnation]
+
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	incarnation := info.Config.Metadata[metaIncarnation]
-	p.incarnation.Store(&incarnation)
-	p.trimmed = record
-	p.tail = info.State.Last
+	old := p.incarnation.Swap(&incarnation)
+	// What others have noted since is newer than these answers, unless the store itself went back.
+	another := old == nil || *old != incarnation || info.State.Last < tail
+	if another || record.seq > p.trimmed.seq {
+		p.trimmed = record
+	}
+	if another || info.State.Last > p.tail {
+		p.tail = info.State.Last
+	}
 	if info.State.Newest.After(p.stored) {
 		p.stored = info.State.Newest
 	}

@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Killed with -9 at random moments and started again, the program loses and repeats nothing: not in the
+// streams, nor in the archive, nor at clients that come back by position; and the crossings are those that
+// brute force finds.
+func TestKill(t *testing.T) {
+	kills := 5
+	if long {
+		kills = 50
+	}
+	s := newTraffic(t, trafficOptions{vehicles: 300})
+	s.connectClients()
+	s.report(500)
+	stop := s.drive(20, 5*time.Millisecond)
+	random := rand.New(rand.NewPCG(9, 0))
+	for i := range kills {
+		p := s.pipeline.launch()
+		// When exactly it dies is up to the machine, and what is checked does not depend on it: one time in
+		// three while it starts, otherwise while it works. The feed goes on all the while.
+		most := 400 * time.Millisecond
+		if i%3 == 1 {
+			most = 250 * time.Millisecond
+		} else {
+			p.waitReady()
+		}
+		moment := time.NewTimer(time.Duration(random.Int64N(int64(most))))
+		select {
+		case <-moment.C:
+		case <-p.ended:
+			t.Fatalf("life %d has ended by itself: %v", i, p.wait)
+		}
+		p.kill()
+		for _, b := range []string{"positions", "crossings"} {
+			readArchive(t, filepath.Join(s.pipeline.dir, "archive"), b, b) // whatever is visible is whole
+		}
+	}
+	stop()
+	p := s.pipeline.start()
+	s.report(500) // the feed is live as it was
+	s.awaitClients()
+	p.end(syscall.SIGTERM)
+	s.settle()
+	resumed := 0
+	for _, c := range s.resumed {
+		resumed += c.resumed
+	}
+	t.Logf("%d kills; the clients resumed %d times by position", kills, resumed)
+	if resumed == 0 {
+		t.Error("no client has ever resumed by position: the kills came too early to prove anything")
+	}
+}

@@ -1,0 +1,300 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/block"
+)
+
+func TestPositionIDs(t *testing.T) {
+	at := func(incarnation string, n uint64, event uint32) millrace.Position {
+		return millrace.Position{Block: millrace.BlockName(incarnation, n), Event: event}
+	}
+	for _, test := range []struct {
+		id     string
+		places map[string]millrace.Position
+	}{
+		{"0_", map[string]millrace.Position{"0": {}}},
+		{"0_abc-00000000001a.5", map[string]millrace.Position{"0": at("abc", 42, 5)}},
+		{"0_abc-00000000001a.5~1__1b.0", map[string]millrace.Position{"0": at("abc", 42, 5), "1": at("abc", 43, 0)}},
+		{"0_~1_abc-00000000001a.5~2_~3__1c.7", map[string]millrace.Position{"0": {}, "1": at("abc", 42, 5), "2": {}, "3": at("abc", 44, 7)}},
+		{"a-b_other.1~c_abc-000000000001.2", map[string]millrace.Position{"a-b": {Block: "other", Event: 1}, "c": at("abc", 1, 2)}},
+	} {
+		var made []byte
+		incarnation := ""
+		for i, name := range slices.Sorted(maps.Keys(test.places)) {
+			if i > 0 {
+				made = append(made, '~')
+			}
+			made, incarnation = appendPlace(made, incarnation, name, test.places[name])
+		}
+		if string(made) != test.id {
+			t.Errorf("made %s, want %s", made, test.id)
+		}
+		got, err := parseSince(test.id)
+		if err != nil || !maps.Equal(got.places, test.places) {
+			t.Errorf("%s: got %v, %v", test.id, got.places, err)
+		}
+	}
+	for _, wrong := range []string{
+		"_", "_x", "0_abc", "0_abc-00000000001a", "0_abc-00000000001a.-1", "0_abc-00000000001a.5~", "0__1.1",
+		"0_other.1~1__1.1", "0_~0_", "A_", "0_abc-00000000001a.5~1__01.1", "0_abc-00000000001a.5~1__.1",
+		"0_abc-00000000001a.5~1__1A.1", "0_abc-00000000001a.5~1__1", "0_ABC-00000000001a.5", strings.Repeat("0_~", 2000),
+	} {
+		if got, err := parseSince(wrong); millrace.CodeOf(err) != millrace.Invalid {
+			t.Errorf("%.40s: got %v, %v", wrong, got, err)
+		}
+	}
+}
+
+func FuzzSince(f *testing.F) {
+	for _, seed := range []string{
+		"", "0", "1767322800000", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.5+02:00", "0_abc-00000000001a.5",
+		"0_abc-00000000001a.5~1__1b.0", "0_~1_", "now", "99999999999999999999", "0001-01-01T00:00:00Z",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := parseSince(text)
+		if err != nil {
+			if millrace.CodeOf(err) != millrace.Invalid {
+				t.Fatalf("%v", err)
+			}
+			return
+		}
+		if s.live() != (text == "") {
+			t.Fatalf("%q is live: %t", text, s.live())
+		}
+		if len(s.places) == 0 {
+			return
+		}
+		var id []byte
+		incarnation := ""
+		for name, at := range s.places {
+			if len(id) > 0 {
+				id = append(id, '~')
+			}
+			id, incarnation = appendPlace(id, incarnation, name, at)
+		}
+		again, err := parseSince(string(id))
+		if err != nil || !maps.Equal(again.places, s.places) {
+			t.Fatalf("%q became %q: %v, %v", text, id, again, err)
+		}
+	})
+}
+
+func FuzzWish(f *testing.F) {
+	f.Add("VehicleID=42&since=0", "")
+	f.Add("VehicleID=a%20b&VehicleID=&lastEventId=0_", "0_abc-00000000001a.5")
+	f.Add("vehicleid=1;x=%", "x")
+	f.Fuzz(func(t *testing.T, query, lastEventID string) {
+		for _, sse := range []bool{false, true} {
+			w, err := parseWish(query, "VehicleID", sse, lastEventID)
+			if err != nil && millrace.CodeOf(err) != millrace.Invalid {
+				t.Fatalf("%v", err)
+			}
+			if len(w.keys) > maxKeys && err == nil || !slices.IsSorted(w.keys) {
+				t.Fatalf("keys %q", w.keys)
+			}
+		}
+	})
+}
+
+// transcript is a receiver that writes down what it is told.
+type transcript struct{ bytes.Buffer }
+
+func (r *transcript) message(kind ws.OpCode, p []byte) { fmt.Fprintf(r, "message %d %x\n", kind, p) }
+func (r *transcript) ping(p []byte)                    { fmt.Fprintf(r, "ping %x\n", p) }
+func (r *transcript) pong(p []byte)                    { fmt.Fprintf(r, "pong %x\n", p) }
+func (r *transcript) closeFrame(code ws.StatusCode)    { fmt.Fprintf(r, "close %d\n", code) }
+
+// FuzzClientFrames feeds what a client might send, in pieces of one size, and compares that with all of
+// it in one piece.
+func FuzzClientFrames(f *testing.F) {
+	mask := "\x80\x01\x02\x03\x04"
+	f.Add([]byte("\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"), 1) // RFC 6455, section 5.7
+	f.Add([]byte("\x01"+mask+"\x89"+mask+"\x80"+mask+"\x88"+mask), 3)
+	f.Add([]byte("\x82\xfe\x00\x7e\x00\x00\x00\x00"+strings.Repeat("x", 126)), 7)
+	f.Add([]byte("\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"), 2)
+	f.Add([]byte("\x88\x82\x00\x00\x00\x00\x03\xe8rest"), 5)
+	f.Fuzz(func(t *testing.T, sent []byte, piece int) {
+		var whole, parts inbound
+		var a, b transcript
+		endedA, violationA := whole.feed(bytes.Clone(sent), &a)
+		var endedB bool
+		var violationB *violation
+		for rest := range slices.Chunk(bytes.Clone(sent), max(1, piece)) {
+			if endedB, violationB = parts.feed(rest, &b); endedB {
+				break
+			}
+			if len(parts.message) > maxMessage || len(parts.control) > ws.MaxControlFramePayloadSize {
+				t.Fatalf("%d bytes of a message are kept, %d of a control frame", len(parts.message), len(parts.control))
+			}
+		}
+		if endedA != endedB || a.String() != b.String() {
+			t.Fatalf("in one piece: %t\n%sin pieces: %t\n%s", endedA, &a, endedB, &b)
+		}
+		if (violationA == nil) != (violationB == nil) || violationA != nil && (*violationA != *violationB || !endedA) {
+			t.Fatalf("in one piece: %v, in pieces: %v", violationA, violationB)
+		}
+	})
+}
+
+func FuzzJSONString(f *testing.F) {
+	for _, seed := range []string{"", "plain", "\"\\\n\r\t\b\x00\x7f", "\xff\xc3(", "\u2028 🎉", "\xed\xa0\x80"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		made := appendJSONString(nil, []byte(s))
+		var got string
+		if err := json.Unmarshal(made, &got); err != nil {
+			t.Fatalf("%q became %s: %v", s, made, err)
+		}
+		want := string([]rune(s)) // what is not UTF-8 becomes U+FFFD
+		if got != want || !utf8.Valid(made) {
+			t.Fatalf("%q became %s", s, made)
+		}
+	})
+}
+
+// FuzzEvent writes any event in every form, and takes the frames apart again.
+func FuzzEvent(f *testing.F) {
+	f.Add("42", "enter", []byte(`{"a":1}`), int64(0))
+	f.Add("\xff", "millrace.gap", []byte("a\r\n\nb\r"), int64(-1))
+	f.Add("", "message", bytes.Repeat([]byte("x"), 65500), int64(1<<60))
+	f.Fuzz(func(t *testing.T, key, kind string, data []byte, ns int64) {
+		r := readerOf(t, millrace.Event{Key: key, Type: kind, Data: data, Time: time.Unix(0, ns)})
+		ids := idText{before: []byte("0_x-1."), after: []byte("~1_")}
+		for form := plain; form < formsCount; form++ {
+			frame := appendEvent(nil, form, r, 0, 1, &ids)
+			if form.frameSize(frame) != len(frame) || form.frameSize(append(bytes.Clone(frame), frame...)) != len(frame) {
+				t.Fatalf("form %d: the size of %q is %d", form, frame, form.frameSize(frame))
+			}
+			for cut := range min(len(frame), 20) {
+				if size := form.frameSize(frame[:cut]); size <= cut {
+					t.Fatalf("form %d: the size of %q is %d", form, frame[:cut], size)
+				}
+			}
+			if !form.websocket() {
+				continue
+			}
+			h, payload := splitFrame(t, frame)
+			switch {
+			case h == ws.OpText && !utf8.Valid(payload), h == ws.OpBinary && utf8.Valid(payload):
+				t.Fatalf("form %d: opcode %d for %q", form, h, payload)
+			case form == plain && !bytes.Equal(payload, data):
+				t.Fatalf("plain: %q became %q", data, payload)
+			case form == v1 && !json.Valid(payload):
+				t.Fatalf("v1: %s", payload)
+			}
+		}
+	})
+}
+
+func splitFrame(t testing.TB, frame []byte) (ws.OpCode, []byte) {
+	t.Helper()
+	h, err := ws.ReadHeader(bytes.NewReader(frame))
+	if err != nil || !h.Fin || h.Masked || h.Rsv != 0 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	n := ws.HeaderSize(h)
+	if int64(len(frame)-n) != h.Length {
+		t.Fatalf("%d bytes for a payload of %d", len(frame), h.Length)
+	}
+	return h.OpCode, frame[n:]
+}
+
+func readerOf(t testing.TB, events ...millrace.Event) *block.Reader {
+	t.Helper()
+	var b block.Builder
+	for i := range events {
+		if err := b.Add(&events[i]); err != nil {
+			t.Skip(err)
+		}
+	}
+	encoded, err := b.Encode(nil, millrace.Header{Producer: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r block.Reader
+	if err := r.Reset(encoded.Raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Load(block.All); err != nil {
+		t.Fatal(err)
+	}
+	return &r
+}
+
+func TestCloseFrame(t *testing.T) {
+	for _, reason := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("é", 100), strings.Repeat("€", 41) + "xx"} {
+		op, payload := splitFrame(t, appendClose(nil, 1000, reason))
+		if op != ws.OpClose || len(payload) > 125 || binary.BigEndian.Uint16(payload) != 1000 ||
+			!utf8.Valid(payload) && len(payload) > 2 && !utf8.Valid(payload[2:]) || !strings.HasPrefix(reason, string(payload[2:])) {
+			t.Errorf("%q became %q", reason, payload)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	valid := func() Config {
+		var c Config
+		c.SetDefaults()
+		c.Endpoints = map[string]Endpoint{"/vehicles": {From: "crossings", Key: "query:VehicleID"}, "/a/b": {From: "x"}}
+		c.Origins = []string{"https://app.example.org", "http://localhost:3000", "http://[::1]:80", "*"}
+		return c
+	}
+	for name, test := range map[string]struct {
+		change func(*Config)
+		want   string // "PATH: part of the message"; "" for none
+	}{
+		"fine":          {func(*Config) {}, `origins: "http://[::1]:80" is not an exact origin`},
+		"fine, too":     {func(c *Config) { c.Origins, c.Page, c.Listen = nil, "map", ":0" }, ""},
+		"listen":        {func(c *Config) { c.Listen = "8080" }, `listen: "8080" is not HOST:PORT`},
+		"page":          {func(c *Config) { c.Page = "maps" }, `page: "maps" is no page`},
+		"origin path":   {func(c *Config) { c.Origins = []string{"https://a.org/"} }, `origins: "https://a.org/"`},
+		"origin case":   {func(c *Config) { c.Origins = []string{"https://A.org"} }, `origins: "https://A.org"`},
+		"origin star":   {func(c *Config) { c.Origins = []string{"https://*.a.org"} }, `origins: "https://*.a.org"`},
+		"origin port":   {func(c *Config) { c.Origins = []string{"https://a.org:443"} }, `origins: "https://a.org:443"`},
+		"origin bare":   {func(c *Config) { c.Origins = []string{"a.org"} }, `origins: "a.org"`},
+		"no endpoints":  {func(c *Config) { c.Endpoints = nil }, "endpoints: there are none"},
+		"path":          {func(c *Config) { c.Endpoints = map[string]Endpoint{"vehicles": {From: "x"}} }, `endpoints.vehicles: "vehicles" is no path`},
+		"path query":    {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a?b": {From: "x"}} }, "endpoints./a?b:"},
+		"no stream":     {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {}} }, "endpoints./a.from: it is missing"},
+		"key":           {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "VehicleID"}} }, `endpoints./a.key: "VehicleID" does not say`},
+		"key reserved":  {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "query:Since"}} }, `endpoints./a.key: "query:Since" is taken`},
+		"key malformed": {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "query:a b"}} }, "endpoints./a.key:"},
+		"ping":          {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
+		"queue":         {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
+		"connections":   {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
+		"drain":         {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
+	} {
+		c := valid()
+		if name != "fine" {
+			c.Origins = c.Origins[:2]
+		}
+		test.change(&c)
+		var problems []string
+		c.Validate(func(path, format string, args ...any) {
+			problems = append(problems, path+": "+fmt.Sprintf(format, args...))
+		})
+		if test.want == "" && len(problems) > 0 || test.want != "" && (len(problems) != 1 || !strings.HasPrefix(problems[0], test.want)) {
+			t.Errorf("%s: got %q, want %q", name, problems, test.want)
+		}
+		if _, err := New(c, Options{}); millrace.CodeOf(err) != millrace.Invalid { // there are no streams, either
+			t.Errorf("%s: New: %v", name, err)
+		}
+	}
+}
