@@ -16,7 +16,8 @@ type Header struct {
 	// Commit says that this block moves the cursor. A flush over several partitions has one block
 	// with Commit, the last one, in the producer's home partition.
 	Commit bool
-	// Cursor is where the producer stood in its input at the end of this flush.
+	// Cursor is where the producer stood in its input at the end of this flush. A block without Commit
+	// carries the cursor of the commit before its flush, so that trimming may drop that one.
 	Cursor Cursor
 	// Watermark is the producer's event-time watermark; zero if it keeps none.
 	Watermark time.Time
@@ -25,7 +26,8 @@ type Header struct {
 	Events uint32
 	// Uncommitted names blocks that an earlier writer of this producer appended for a flush that it
 	// never committed. Their events count as emitted; a recovering producer drops them by id when the
-	// input yields them again.
+	// input yields them again. A block without Commit also names the blocks of its own flush that were
+	// appended to its partition before it.
 	Uncommitted []BlockRef
 }
 

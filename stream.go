@@ -50,7 +50,9 @@ type Stream interface {
 	// if there is none.
 	//
 	//	Conflict     after is not the producer's newest block: another writer has taken over, or an
-	//	             earlier append with an unknown outcome had landed. Nothing was stored.
+	//	             earlier append with an unknown outcome had landed. Or Trim has appended the
+	//	             producer's cursor again (Retainer): then Last shows its own writer and an earlier
+	//	             flush, and it retries after Last's position. Nothing was stored.
 	//	TooLarge     the block is over MaxBlock. Nothing was stored.
 	//	Unavailable  the stream is full, the disk is full, or the outcome is unknown (a lost
 	//	             connection, ctx ended): Last tells whether the block had landed.

@@ -44,7 +44,9 @@ const beforeEverything = "2000-01-01T00:00:00Z"
 func follow(t *testing.T, p *pipeline, c *client) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c.since = beforeEverything
+	if c.since == "" {
+		c.since = beforeEverything // otherwise it goes on where it was stopped
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

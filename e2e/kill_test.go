@@ -49,7 +49,7 @@ func TestKill(t *testing.T) {
 	p.end(syscall.SIGTERM)
 	s.settle()
 	resumed := 0
-	for _, c := range s.resumed {
+	for _, c := range s.clients {
 		resumed += c.resumed
 	}
 	t.Logf("%d kills; the clients resumed %d times by position", kills, resumed)

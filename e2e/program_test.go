@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of the tests. Nothing depends on it unless something is broken.
-const patience = 90 * time.Second
+const patience = 10 * time.Second
 
 // program is one life of millrace.
 type program struct {
@@ -78,7 +79,7 @@ func launch(t *testing.T, dir string, environment []string, args ...string) *pro
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
-			t.Logf("the end of what the program (pid %d, %v) logged:\n%s", p.command.Process.Pid, p.wait, p.tail(60))
+			t.Logf("the end of what the program (pid %d, %v) logged:\n%s", p.command.Process.Pid, p.wait, p.tail(600))
 		}
 	})
 	return p
@@ -198,8 +199,25 @@ func (p *program) waitEnd() {
 	select {
 	case <-p.ended:
 	case <-time.After(patience):
+		_ = p.command.Process.Signal(syscall.SIGQUIT) // it logs what all its goroutines do
+		<-p.ended
 		p.t.Fatal("the program does not end")
 	}
+}
+
+// get returns what the admin listener answers.
+func (p *program) get(path string) string {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + p.admin + path)
+	if err != nil {
+		return err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
 }
 
 // killed says whether the program, which has ended, was killed with -9, by whomever.

@@ -24,8 +24,8 @@ type traffic struct {
 	pipeline  *pipeline
 	positions *books
 	crossings *books
+	clients   []*client
 	stops     []func() // of the clients
-	resumed   []*client
 
 	random   *rand.Rand
 	patrol   *patrol
@@ -43,8 +43,8 @@ type vehicle struct {
 var trafficPartitions = map[string]int{"positions": 3, "crossings": 2, "dead": 1}
 
 const trafficConfig = `
-data_dir: ${env:DATA}
-engine: {embedded: {reserve: ${env:RESERVE}}}
+data_dir: "${env:DATA}"
+engine: {embedded: {reserve: "${env:RESERVE}"}}
 streams:
   positions: {partitions: 3}
   crossings: {partitions: 2}
@@ -129,7 +129,7 @@ func (s *traffic) connectClients() {
 	s.client(s.crossings, "one key, SSE", true, "v002")
 }
 
-func (s *traffic) client(b *books, place string, sse bool, keys ...string) {
+func (s *traffic) client(b *books, place string, sse bool, keys ...string) *client {
 	s.t.Helper()
 	b.expect(place, keys...)
 	path := "/" + b.name
@@ -137,8 +137,23 @@ func (s *traffic) client(b *books, place string, sse bool, keys ...string) {
 		path += string("?&"[min(i, 1)]) + "vehicle=" + key
 	}
 	c := &client{place: place, path: path, sse: sse, take: func(m message) { b.arrive(place, m.key, "", m.data) }}
+	s.follow(c)
+	return c
+}
+
+func (s *traffic) follow(c *client) {
+	s.t.Helper()
+	s.clients = append(s.clients, c)
 	s.stops = append(s.stops, follow(s.t, s.pipeline, c))
-	s.resumed = append(s.resumed, c)
+}
+
+// stopClients stops the clients, each where it is.
+func (s *traffic) stopClients() {
+	s.t.Helper()
+	for _, stop := range s.stops {
+		stop()
+	}
+	s.stops = nil
 }
 
 // report makes vehicles report n times, and enters what must come of it.
@@ -191,11 +206,15 @@ func (s *traffic) drive(reports int, every time.Duration) (stop func()) {
 	return stop
 }
 
-// awaitClients returns when every client has everything.
+// awaitClients returns when every client has everything. If that does not come the test has failed, and
+// goes on to see whether the streams have it.
 func (s *traffic) awaitClients() {
 	s.t.Helper()
 	for _, b := range []*books{s.positions, s.crossings} {
-		b.await(s.t, b.clients()...)
+		if b.wait(nil, b.clients()) != nil {
+			s.t.Errorf("not everything in %s comes to all clients:\n%s", b.name, b.report())
+			s.t.Logf("what the program does meanwhile:\n%s", s.pipeline.current.get("/debug/pprof/goroutine?debug=2"))
+		}
 	}
 }
 
@@ -219,9 +238,7 @@ func (b *books) clients() []string {
 // books. The archive must hold each partition's events as the stream does, in its order.
 func (s *traffic) settle() {
 	s.t.Helper()
-	for _, stop := range s.stops {
-		stop()
-	}
+	s.stopClients()
 	streams := s.readStreams()
 	for _, b := range []*books{s.positions, s.crossings} {
 		archived := readArchive(s.t, filepath.Join(s.pipeline.dir, "archive"), b.name, b.name)

@@ -139,7 +139,7 @@ func (c *connection) flushed() {
 		return
 	}
 	if tcp, ok := c.conn.(interface{ CloseWrite() error }); !ok || tcp.CloseWrite() != nil {
-		_ = c.conn.Close()
+		abort(c.conn)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // outlet is one connection's way out. Frames go straight to the socket for as long as it takes them;
@@ -415,11 +416,13 @@ func (o *outlet) dropQueue() {
 // close ends the outlet and its connection at once.
 func (o *outlet) close() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.shut()
+	o.mu.Unlock()
+	_ = o.conn.Close() // nothing can be done about it
 }
 
-// shut is close; mu is held.
+// shut ends the outlet, and whoever reads from or writes to the connection, who closes it then: closing
+// waits for all that are using the socket, of whom the caller may be one. mu is held.
 func (o *outlet) shut() {
 	if o.state == closed {
 		return
@@ -428,5 +431,8 @@ func (o *outlet) shut() {
 	o.state = closed
 	o.big, o.queue, o.held, o.off, o.inflight = nil, nil, nil, 0, 0
 	o.emptied()
-	_ = o.conn.Close() // nothing can be done about it
+	abort(o.conn)
 }
+
+// abort makes all that use the connection fail, without waiting for them.
+func abort(conn net.Conn) { _ = conn.SetDeadline(time.Unix(1, 0)) }

@@ -273,7 +273,7 @@ func streamUnknownOutcome(t *testing.T, h *StreamHarness) {
 				t.Fatal(lastErr)
 			}
 			if stored.Header.Writer == w.writer && stored.Header.Flush == w.flush {
-				at, err = stored.At, nil
+				at = stored.At
 				break
 			}
 			if stored.At != w.last["0"] {
@@ -518,10 +518,21 @@ func streamTailLost(t *testing.T, h *StreamHarness) {
 	}
 	_, err = s.Append(t.Context(), "0", w.last["0"], w.block(t, 1))
 	wantCode(t, "Append after a block that is lost", err, millrace.Conflict)
-	ctx, cancel := context.WithCancel(streamContext(t))
-	defer cancel()
-	for _, err := range s.Read(ctx, "0", at[9]) {
-		wantGap(t, err, millrace.Gap{After: at[9], First: end, Reason: millrace.Truncated})
+	// The gap ends where the partition does, or behind the numbers of the lost blocks if they are not
+	// used again. What comes next is read in both cases.
+	var gap *millrace.Gap
+	for b, err := range s.Read(streamContext(t), "0", at[9]) {
+		if gap == nil {
+			if !errors.As(err, &gap) || gap.After != at[9] || gap.Reason != millrace.Truncated || gap.First.Compare(end) < 0 {
+				t.Fatalf("after %q comes %v; want a gap that ends at %q or later", at[9], err, end)
+			}
+			w.last["0"] = end
+			w.append(t, s, "0", 1)
+			continue
+		}
+		if err != nil || b.At != w.last["0"] {
+			t.Errorf("after the gap comes %q, %v; want %q", b.At, err, w.last["0"])
+		}
 		break
 	}
 	got := readBlocks(t, s, "0", millrace.Position{}, slices.Index(at, end)+1)
@@ -923,13 +934,5 @@ func wantCode(t *testing.T, what string, err error, want millrace.Code) {
 	t.Helper()
 	if got := millrace.CodeOf(err); got != want {
 		t.Errorf("%s: %v (%s), want %s", what, err, got, want)
-	}
-}
-
-func wantGap(t *testing.T, err error, want millrace.Gap) {
-	t.Helper()
-	var gap *millrace.Gap
-	if !errors.As(err, &gap) || *gap != want {
-		t.Errorf("got %v, want %v", err, &want)
 	}
 }

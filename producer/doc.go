@@ -45,6 +45,7 @@
 // the drop set: when the input yields such an event again, it is not written again. A block stays in
 // the list until all its ids were seen, or until 10,000 events have been written to its partition
 // since the last match: then the input has taken another course. An event without an id never matches.
+// If retention has passed such a block before the producer comes back, its events are written again.
 //
 // A refused append thus has three meanings: our own block had landed after an unknown outcome; trimming
 // appended our newest block again as an empty copy; or a newer writer has taken over, and this one

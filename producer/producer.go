@@ -177,8 +177,8 @@ func (p *Producer) Reject(ctx context.Context, r millrace.Rejection, at millrace
 }
 
 // EmitAll is Emit and Reject in one: the events, the rejections and the cursor reached after all of
-// them become durable together or not at all. It copies what it keeps. A cursor over an eighth of
-// the stream's MaxBlock (and over 64 KiB) is TooLarge; nothing was taken then.
+// them become durable together or not at all. It copies what it keeps. A cursor over 64 KiB, or over an
+// eighth of the streams' MaxBlock if that is less, is TooLarge; nothing was taken then.
 func (p *Producer) EmitAll(ctx context.Context, events []millrace.Event, rejections []millrace.Rejection, at millrace.Cursor) error {
 	if limit := p.headroom / 2; len(at) > limit {
 		return millrace.Errorf(millrace.TooLarge, "emit", "the cursor has %d bytes; blocks of this stream can carry %d", len(at), limit)

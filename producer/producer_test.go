@@ -5,14 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace"
@@ -116,8 +114,8 @@ func TestProducerIsAnEmitter(t *testing.T) {
 	}
 }
 
-// cursor of the newest commit.
-func cursor(t testing.TB, c producer.Config) millrace.Cursor {
+// homeOf returns the producer's home partition.
+func homeOf(t testing.TB, c producer.Config) millrace.Partition {
 	t.Helper()
 	partitions, err := c.Into.Partitions(context.Background())
 	if err != nil {
@@ -125,15 +123,21 @@ func cursor(t testing.TB, c producer.Config) millrace.Cursor {
 	}
 	for _, partition := range partitions {
 		if partition.Contains(millrace.HashKey(c.Name)) {
-			last, err := c.Into.Last(context.Background(), partition.Name, c.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return last.Header.Cursor
+			return partition
 		}
 	}
 	t.Fatal("there is no home partition")
-	return ""
+	return millrace.Partition{}
+}
+
+// cursor of the newest commit.
+func cursor(t testing.TB, c producer.Config) millrace.Cursor {
+	t.Helper()
+	last, err := c.Into.Last(context.Background(), homeOf(t, c).Name, c.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return last.Header.Cursor
 }
 
 func TestOpenChecksTheConfiguration(t *testing.T) {
@@ -301,294 +305,6 @@ func TestEmitWaitsWhenFull(t *testing.T) {
 			t.Errorf("%d events arrived, want 1000", n)
 		}
 	})
-}
-
-// TestOutages lets every kind of failure happen to every append. Nobody must notice but the log, and
-// that once for each outage.
-func TestOutages(t *testing.T) {
-	for _, kind := range []millracetest.Fault{millracetest.Refuse, millracetest.LoseReply, millracetest.Delay} {
-		t.Run(fmt.Sprint(kind), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var log bytes.Buffer
-				reg := prometheus.NewRegistry()
-				c := config(2)
-				c.Logger = slog.New(slog.NewTextHandler(&log, nil))
-				c.Metrics = producer.NewMetrics(reg)
-				fault, n := millracetest.NoFault, 0
-				faults := millracetest.NewFaults(func(string, string, millrace.Header) millracetest.Fault {
-					if n++; n%3 == 0 {
-						return millracetest.NoFault
-					}
-					return fault
-				})
-				into, dead := c.Into, c.Dead
-				c.Into, c.Dead = faults.Stream(into), faults.Stream(dead)
-				p, stop := open(t, c)
-				fault = kind
-				for i := range 30 {
-					rejections := []millrace.Rejection{{ID: strconv.Itoa(i), Reason: context.Canceled}}
-					if err := p.EmitAll(t.Context(), []millrace.Event{event(3 * i), event(3*i + 1), event(3*i + 2)}, rejections, millrace.Cursor(strconv.Itoa(i))); err != nil {
-						t.Fatal(err)
-					}
-					if err := p.Flush(t.Context()); err != nil {
-						t.Fatal(err)
-					}
-				}
-				stop()
-				ledger := millracetest.NewLedger()
-				for i := range 90 {
-					ledger.Sent(event(i).Key, i/3, event(i).ID)
-				}
-				for _, e := range events(t, into) {
-					i, _ := strconv.Atoi(string(e.Data))
-					ledger.Arrived("into", e.Key, i/3, e.ID)
-				}
-				ledger.Check(t, "into")
-				if n := len(events(t, dead)); n != 30 {
-					t.Errorf("%d dead letters arrived, want 30", n)
-				}
-				if cursor := cursor(t, c); cursor != "29" {
-					t.Errorf("the cursor is %q", cursor)
-				}
-				begun := strings.Count(log.String(), "the stream takes no blocks")
-				ended := strings.Count(log.String(), "the stream takes blocks again")
-				if kind == millracetest.LoseReply && begun > 0 || kind != millracetest.LoseReply && begun == 0 || begun != ended {
-					t.Errorf("the log tells of %d outages and the end of %d:\n%s", begun, ended, &log)
-				}
-				if kind != millracetest.LoseReply && metric(t, reg, "millrace_producer_retries_total") == 0 {
-					t.Error("no retry was counted")
-				}
-				for name, want := range map[string]float64{
-					"millrace_producer_events_total": 90, "millrace_dead_letters_total": 30,
-					"millrace_producer_queue_events": 0, "millrace_producer_queue_bytes": 0,
-					"millrace_producer_flushes_total": 30,
-				} {
-					if got := metric(t, reg, name); got != want {
-						t.Errorf("%s is %v, want %v", name, got, want)
-					}
-				}
-			})
-		})
-	}
-}
-
-func metric(t *testing.T, reg *prometheus.Registry, name string) float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		if m := family.GetMetric(); family.GetName() == name && len(m) == 1 {
-			return m[0].GetCounter().GetValue() + m[0].GetGauge().GetValue()
-		}
-	}
-	t.Errorf("there is no metric %s", name)
-	return 0
-}
-
-// TestEveryOutcomeOfAnAppend: what can't be tried again ends the producer, and every call says so.
-func TestAppendFailsForGood(t *testing.T) {
-	c := config(1)
-	failing := &failingStream{Stream: c.Into}
-	c.Into = failing
-	p, err := producer.Open(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	failing.err = millrace.Errorf(millrace.Denied, "append", "not yours")
-	if err := p.Emit(t.Context(), []millrace.Event{event(0)}, "1"); err != nil {
-		t.Fatal(err)
-	}
-	for what, err := range map[string]error{
-		"Run": p.Run(t.Context()), "Emit": p.Emit(t.Context(), nil, "2"), "Flush": p.Flush(t.Context()),
-	} {
-		if millrace.CodeOf(err) != millrace.Denied || !strings.Contains(err.Error(), `partition "0" of "into"`) {
-			t.Errorf("%s: %v, want denied", what, err)
-		}
-	}
-}
-
-type failingStream struct {
-	millrace.Stream
-	err error
-}
-
-func (s *failingStream) Append(ctx context.Context, partition string, after millrace.Position, b millrace.Block) (millrace.Position, error) {
-	if s.err != nil {
-		return millrace.Position{}, s.err
-	}
-	return s.Stream.Append(ctx, partition, after, b)
-}
-
-func TestZombieIsFenced(t *testing.T) {
-	for _, partitions := range []int{1, 4} {
-		c := config(partitions)
-		zombie, err := producer.Open(t.Context(), c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := zombie.Emit(t.Context(), []millrace.Event{event(0), event(1), event(2)}, "3"); err != nil {
-			t.Fatal(err)
-		}
-		p, stop := open(t, c)
-		if err := zombie.Run(t.Context()); millrace.CodeOf(err) != millrace.Conflict {
-			t.Errorf("the older one's Run: %v, want conflict", err)
-		}
-		if err := zombie.Flush(t.Context()); millrace.CodeOf(err) != millrace.Conflict {
-			t.Errorf("the older one's Flush: %v, want conflict", err)
-		}
-		if err := p.Emit(t.Context(), []millrace.Event{event(0), event(1), event(2)}, "3"); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Flush(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		stop()
-		if n := len(events(t, c.Into)); n != 3 {
-			t.Errorf("%d events arrived, want 3", n)
-		}
-	}
-}
-
-// TestSlowOpenerIsFenced: whoever was overtaken between taking the home partition and fencing the
-// others must not append after the newer writer's blocks there.
-func TestSlowOpenerIsFenced(t *testing.T) {
-	c := config(4)
-	var p *producer.Producer
-	var stop func()
-	slow := c
-	slow.Step = func(step string) {
-		if step == "producer.takeover" {
-			p, stop = open(t, c)
-		}
-	}
-	if _, err := producer.Open(t.Context(), slow); millrace.CodeOf(err) != millrace.Conflict {
-		t.Errorf("the slow one's Open: %v, want conflict", err)
-	}
-	for i := range 30 {
-		if err := p.Emit(t.Context(), []millrace.Event{event(i)}, millrace.Cursor(strconv.Itoa(i))); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Flush(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stop()
-}
-
-// TestStreamLosesItsEnd: blocks that were acknowledged are gone while the producer runs. It must not go
-// on as if they were there; its next life goes on from what is left.
-func TestStreamLosesItsEnd(t *testing.T) {
-	c := config(1)
-	p, err := producer.Open(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ran := make(chan error, 1)
-	go func() { ran <- p.Run(context.Background()) }()
-	var middle millrace.Position
-	for i := range 4 {
-		if err := p.Emit(t.Context(), []millrace.Event{event(i)}, millrace.Cursor(strconv.Itoa(i))); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Flush(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if i == 1 {
-			_, middle, _ = c.Into.Bounds(t.Context(), "0")
-		}
-	}
-	c.Into.(*memory.Stream).Truncate("0", middle)
-	_ = p.Emit(t.Context(), []millrace.Event{event(4)}, "4")
-	if err := <-ran; millrace.CodeOf(err) != millrace.Internal || !strings.Contains(err.Error(), "has lost its end") {
-		t.Errorf("Run: %v, want internal", err)
-	}
-	p, stop := open(t, c)
-	if got := p.Resume().Cursor; got != "1" {
-		t.Errorf("the cursor is %q, want 1", got)
-	}
-	stop()
-}
-
-// unfinished leaves a flush of the events 0 to 8 without a commit: all partitions but the home have it.
-func unfinished(t *testing.T, c producer.Config) {
-	t.Helper()
-	faults := millracetest.NewFaults(nil)
-	into := c.Into
-	c.Into, c.Dead = faults.Stream(c.Into), faults.Stream(c.Dead)
-	c.Step = millracetest.CrashAt("producer.partitions-appended", 1, faults.Crash)
-	p, err := producer.Open(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []millrace.Event
-	for i := range 9 {
-		list = append(list, event(i))
-	}
-	if err := p.Emit(t.Context(), list, "9"); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Run(t.Context()); err == nil {
-		t.Fatal("Run did not fail")
-	}
-	if n := len(events(t, into)); n == 0 || n == 9 {
-		t.Fatalf("%d of 9 events were appended", n)
-	}
-}
-
-// TestDropSetIsGivenUp: the input has taken another course.
-func TestDropSetIsGivenUp(t *testing.T) {
-	c := config(4)
-	unfinished(t, c)
-	p, stop := open(t, c)
-	for i := range 30_000 {
-		e := event(i)
-		e.ID = "other-" + strconv.Itoa(i)
-		if err := p.Emit(t.Context(), []millrace.Event{e}, millrace.Cursor(strconv.Itoa(i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := p.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	stop()
-	for _, partition := range []string{"0", "1", "2", "3"} {
-		last, err := c.Into.Last(t.Context(), partition, c.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if last.Header.Commit && len(last.Header.Uncommitted) > 0 {
-			t.Errorf("the newest commit still names %v", last.Header.Uncommitted)
-		}
-	}
-}
-
-func TestLeftoversThatAreGone(t *testing.T) {
-	var log bytes.Buffer
-	c := config(4)
-	clock := millracetest.NewClock()
-	c.Into = memory.New("into", memory.Options{Partitions: 4, Retention: memory.Retention{Age: time.Hour}, Now: clock.Now})
-	unfinished(t, c)
-	if _, err := producer.Open(t.Context(), c); err != nil { // names them in the home partition
-		t.Fatal(err)
-	}
-	clock.Advance(2 * time.Hour)
-	if err := c.Into.(*memory.Stream).Trim(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	c.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	p, stop := open(t, c)
-	if !strings.Contains(log.String(), "cannot be recovered") || !strings.Contains(log.String(), "retention has passed it") {
-		t.Errorf("the log does not tell of the blocks that are gone:\n%s", &log)
-	}
-	if err := p.Emit(t.Context(), []millrace.Event{event(0)}, "1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	stop()
 }
 
 func TestRecentYieldsOwnBlocks(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -151,17 +152,51 @@ admin: {listen: "127.0.0.1:0"}
 	}
 	for range 2 {
 		ctx, cancel := context.WithCancel(t.Context())
-		var gateway, admin string
-		err = runPipeline(ctx, c, pipelineOptions{ready: func(g, a string) { gateway, admin = g, a; cancel() }})
-		if err != nil || gateway == "" || admin == "" {
-			t.Fatal(err, gateway, admin)
+		listening := make(chan string, 1)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, _ string) { listening <- gateway }})
+		}()
+		select {
+		case gateway := <-listening:
+			readOne(t, "http://"+gateway+"/e?since=2020-01-01T00:00:00Z")
+			cancel()
+		case err := <-ended:
+			t.Fatal(err)
 		}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if objects, err := filepath.Glob(filepath.Join(c.Archives["a"].To.Disk, "a", "*", "*", "*", "*", "*.gz")); err != nil || len(objects) != 1 {
+		t.Errorf("one event is in the objects %v, %v", objects, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := runPipeline(ctx, c, pipelineOptions{}); err != nil {
 		t.Errorf("interrupted at the start: %v", err)
 	}
+}
+
+// readOne reads a stream of Server-Sent Events until it has an event.
+func readOne(t *testing.T, url string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "data:") {
+			return
+		}
+	}
+	t.Fatalf("%s: no event", url)
 }
 
 // The page shows the input and the results of the first fence query.

@@ -1,6 +1,8 @@
 package memory_test
 
 import (
+	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/millracetest"
 	"github.com/millrace/millrace/stream/memory"
 )
@@ -71,3 +74,27 @@ func (c *stoppable) now() time.Time {
 }
 
 func (c *stoppable) set(now time.Time) { c.stopped.Store(&now) }
+
+func Example() {
+	ctx := context.Background()
+	s := memory.New("positions", memory.Options{})
+	b, err := block.Empty(millrace.Header{Producer: "source/buses", Flush: 1, Commit: true, Cursor: "17"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// The first block of a producer comes after the start, the next one after the first.
+	first, err := s.Append(ctx, "0", millrace.Position{}, b)
+	fmt.Println(err)
+	_, err = s.Append(ctx, "0", millrace.Position{}, b)
+	fmt.Println(millrace.CodeOf(err))
+	_, err = s.Append(ctx, "0", first, b)
+	fmt.Println(err)
+	last, err := s.Last(ctx, "0", "source/buses")
+	fmt.Println(last.Header.Cursor, err)
+	// Output:
+	// <nil>
+	// conflict
+	// <nil>
+	// 17 <nil>
+}

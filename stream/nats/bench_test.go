@@ -140,6 +140,60 @@ func BenchmarkLive(b *testing.B) {
 	runtime.KeepAlive(s)
 }
 
+// BenchmarkOpen opens an engine with a stream of 256 MiB, until its newest block is known: after a clean
+// end, and after a kill, when the server scans its files.
+func BenchmarkOpen(b *testing.B) {
+	const size = 256 << 20
+	dir, killed := b.TempDir(), b.TempDir()
+	e, err := nats.Open(b.Context(), nats.Options{DataDir: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := e.Stream(b.Context(), "positions", nats.StreamConfig{Partitions: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	blocks := benchBlocks(b, 2048, 4)
+	at := millrace.Position{}
+	for i := range size / len(blocks[0].Raw) {
+		if at, err = s.Append(b.Context(), "0", at, blocks[i%len(blocks)]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil { // what a kill would leave
+		b.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for name, from := range map[string]string{"clean": dir, "killed": killed} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				dir := b.TempDir()
+				if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				e, err := nats.Open(b.Context(), nats.Options{DataDir: dir})
+				if err != nil {
+					b.Fatal(err)
+				}
+				s, err := e.Stream(b.Context(), "positions", nats.StreamConfig{Partitions: 1})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if last, err := s.Last(b.Context(), "0", "source/bench"); err != nil || last.At != at {
+					b.Fatal(last.At, err)
+				}
+				b.StopTimer()
+				_ = e.Close()
+				b.StartTimer()
+			}
+		})
+	}
+}
+
 // BenchmarkBare writes and fsyncs the same blocks to a plain file: what BenchmarkAppend is compared with.
 func BenchmarkBare(b *testing.B) {
 	for _, events := range []int{1, 512, 2048} {

@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -20,14 +21,8 @@ func storeFiles(t *testing.T, dir, partition string) []string {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files of partition %s in %s: %v", partition, dir, err)
 	}
-	slices.SortFunc(files, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(a) - len(b)
-		}
-		if a < b {
-			return -1
-		}
-		return 1
+	slices.SortFunc(files, func(a, b string) int { // by number
+		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
 	})
 	return files
 }
@@ -108,5 +103,42 @@ func TestFlippedBit(t *testing.T) {
 	t.Logf("%d of %d blocks are left", len(seen), len(at))
 	if gaps != 1 {
 		t.Errorf("%d gaps", gaps)
+	}
+}
+
+// TestTornTail cuts the newest file as it is after a kill: without the index that JetStream writes when
+// it is closed, which would tell it that there was more. Sequences are then used again.
+func TestTornTail(t *testing.T) {
+	h := newEmbedded(t, millracetest.StreamOptions{Partitions: 1})
+	var at []millrace.Position
+	after := millrace.Position{}
+	for i := range 10 {
+		var err error
+		if after, err = h.s.Append(t.Context(), "0", after, encode(t, "source/a", uint64(i+1), noise(1000))); err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, after)
+	}
+	h.close(t)
+	truncateStore(t, h.options.DataDir, "0", at[5])
+	if err := os.Remove(filepath.Join(filepath.Dir(storeFiles(t, h.options.DataDir, "0")[0]), "index.db")); err != nil {
+		t.Fatal(err)
+	}
+	s := h.open(t)
+	if _, end, err := s.Bounds(t.Context(), "0"); err != nil || end != at[5] {
+		t.Errorf("the end is %q, %v; want %q", end, err, at[5])
+	}
+	if last, err := s.Last(t.Context(), "0", "source/a"); err != nil || last.At != at[5] {
+		t.Errorf("Last = %q, %v; want %q", last.At, err, at[5])
+	}
+	for _, err := range s.Read(t.Context(), "0", at[9]) {
+		var gap *millrace.Gap
+		if !errors.As(err, &gap) || *gap != (millrace.Gap{After: at[9], First: at[5], Reason: millrace.Truncated}) {
+			t.Errorf("after %q comes %v", at[9], err)
+		}
+		break
+	}
+	if _, err := s.Append(t.Context(), "0", at[9], encode(t, "source/a", 11, nil)); millrace.CodeOf(err) != millrace.Conflict {
+		t.Errorf("Append after a lost block: %v", err)
 	}
 }

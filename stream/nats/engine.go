@@ -14,11 +14,10 @@
 package nats
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,19 +178,20 @@ func (e *Engine) Delete(ctx context.Context, name string) error {
 	if inUse {
 		return millrace.Errorf(millrace.Conflict, op, "it is open")
 	}
-	found := false
-	for i := 0; ; i++ {
+	// The first partition says how many there are, and goes last: what is interrupted can be repeated.
+	info, err := store{e, storeName(name, "0")}.info(ctx)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return millrace.Errorf(millrace.NotFound, op, "there is no such stream")
+	}
+	if err != nil {
+		return fail(op, err, "")
+	}
+	n, _ := strconv.Atoi(info.Config.Metadata[metaPartitions])
+	for i := n - 1; i >= 0; i-- {
 		err := e.js.DeleteStream(ctx, storeName(name, strconv.Itoa(i)))
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			break
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fail(op, err, "")
 		}
-		found = true
-	}
-	if !found {
-		return millrace.Errorf(millrace.NotFound, op, "there is no such stream")
 	}
 	return nil
 }
@@ -228,17 +228,13 @@ func (e *Engine) Close() error {
 func fail(op string, err error, format string, args ...any) error {
 	code := millrace.Unavailable
 	var api *jetstream.APIError
-	var network net.Error
 	switch {
-	case errors.As(err, &api) && cmp.Or(api.Code, 500) < 500 && api.Code != 408:
-		code = millrace.Internal
-		if api.Code == 404 {
-			code = millrace.NotFound
-		}
+	case errors.As(err, &api) && api.Code == 400, // it does not like what it is asked for
+		errors.Is(err, fs.ErrNotExist): // the credentials
+		code = millrace.Invalid
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrPermissionViolation),
 		errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
 		code = millrace.Denied
-	case errors.As(err, &network):
 	}
 	if format == "" {
 		return millrace.Errorf(code, op, "%w", err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,8 +22,12 @@ import (
 // runServer is a NATS server as somebody would run it: on a port, with the usual limits. It prints its
 // URL and ends when its input does.
 func runServer() {
+	port, err := strconv.Atoi(os.Getenv("MILLRACE_TEST_PORT"))
+	if err != nil {
+		port = server.RANDOM_PORT
+	}
 	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true,
+		Host: "127.0.0.1", Port: port, NoSigs: true,
 		JetStream: true, StoreDir: os.Getenv("MILLRACE_TEST_DIR"), SyncAlways: true,
 	})
 	if err != nil {
@@ -73,9 +78,9 @@ func (c *child) kill() {
 	_ = c.cmd.Wait()
 }
 
-func startServer(t *testing.T, dir string) (c *child, url string) {
+func startServer(t *testing.T, dir string, env ...string) (c *child, url string) {
 	t.Helper()
-	c = startChild(t, "server", dir)
+	c = startChild(t, "server", dir, env...)
 	url, err := c.out.ReadString('\n')
 	if err != nil {
 		t.Fatalf("the server did not start: %v", err)
@@ -144,4 +149,53 @@ func TestStateExternal(t *testing.T) {
 		}
 		return &millracetest.StateHarness{State: open(t), Reopen: open}
 	})
+}
+
+// TestServerKilled kills the external server and starts it again, while a producer appends and a reader
+// reads. Neither is opened anew, and nothing is lost or repeated.
+func TestServerKilled(t *testing.T) {
+	dir := t.TempDir()
+	c, url := startServer(t, dir)
+	e := openEngine(t, externalOptions(t, url))
+	s := openStream(t, e, millracetest.StreamOptions{Partitions: 1})
+	const flushes, kills = 60, 3
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		flush := uint64(0)
+		for b, err := range s.Read(t.Context(), "0", millrace.Position{}) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if flush++; b.Header.Flush != flush {
+				t.Errorf("flush %d comes as number %d", b.Header.Flush, flush)
+			}
+			if flush == flushes {
+				return
+			}
+		}
+	}()
+	at := millrace.Position{}
+	for flush := uint64(1); flush <= flushes; flush++ {
+		if flush%(flushes/kills) == 10 {
+			c.kill()
+			c, _ = startServer(t, dir, "MILLRACE_TEST_PORT="+url[strings.LastIndexByte(url, ':')+1:])
+		}
+		b := encode(t, "source/a", flush, noise(5000))
+		for {
+			next, err := s.Append(t.Context(), "0", at, b)
+			if err == nil {
+				at = next
+				break
+			}
+			last, lastErr := s.Last(t.Context(), "0", "source/a")
+			if lastErr == nil && last.Header.Flush == flush {
+				at = last.At // it had landed
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // as a producer does between its attempts
+		}
+	}
+	<-done
 }

@@ -3,6 +3,7 @@ package nats_test
 import (
 	"bufio"
 	"context"
+	crand "crypto/rand"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -139,8 +140,6 @@ func TestKill(t *testing.T) {
 
 func noise(n int) []byte {
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(rand.Uint32())
-	}
+	_, _ = crand.Read(b) // never fails
 	return b
 }

@@ -158,17 +158,24 @@ func (r *reader) wait(ctx context.Context, changed, doubted <-chan struct{}) err
 
 // recover goes on after a batch that failed.
 func (r *reader) recover(ctx context.Context) error {
-	if r.trouble != errNoMessage {
+	if !errors.Is(r.trouble, errNoMessage) {
 		if err := r.pause(ctx, r.trouble); err != nil {
 			return err
 		}
 		return r.place(ctx)
 	}
-	// The partition goes further, and nothing is there. A replica that lags will have it soon; what is
-	// still not there after a while is damaged, and what comes behind it may be whole.
-	if r.absent++; r.absent < 20 {
-		if err := r.pause(ctx, r.trouble); err != nil {
-			return err
+	// The partition goes further, and nothing is there: perhaps it was trimmed meanwhile, or cut. A
+	// replica that lags will have it soon. Otherwise it is damaged, and what comes behind it may be
+	// whole.
+	patience := 2
+	if r.p.e.replicas() > 1 {
+		patience = 20
+	}
+	if r.absent++; r.absent < patience {
+		if r.absent > 1 {
+			if err := r.pause(ctx, r.trouble); err != nil {
+				return err
+			}
 		}
 		return r.place(ctx)
 	}
@@ -185,7 +192,7 @@ func (r *reader) recover(ctx context.Context) error {
 		}
 	}
 	r.next, r.want = tail+1, tail+1
-	r.gap(r.p.before(tail+1), millrace.Truncated)
+	r.lost(r.p.before(tail + 1))
 	return nil
 }
 
@@ -245,6 +252,9 @@ func (r *reader) place(ctx context.Context) error {
 		r.next = trimmed.Through + 1
 		r.gap(front, millrace.NewIncarnation)
 	case seq > tail+1, seq == tail+1 && r.at.Event > 0:
+		// The tail was lost. Or nobody ever was there: a client may ask for anything.
+		r.p.e.o.Logger.Info("a reader asks for a position beyond the end",
+			"stream", r.p.s.name, "partition", r.p.partition, "after", r.at.String(), "end", end.String())
 		r.next = tail + 1
 		r.gap(end, millrace.Truncated)
 	case r.at.Compare(trimmed.Event) < 0:
@@ -257,15 +267,18 @@ func (r *reader) place(ctx context.Context) error {
 // gap tells the caller that it misses everything up to first.
 func (r *reader) gap(first millrace.Position, reason millrace.GapReason) {
 	gap := &millrace.Gap{After: r.at, First: first, Reason: reason}
-	if reason == millrace.Truncated {
-		r.p.s.m.lost.Inc()
-		r.p.e.o.Logger.Error("blocks are missing that were stored: the store is damaged or was cut",
-			"stream", r.p.s.name, "partition", r.p.partition, "after", gap.After.String(), "first", gap.First.String())
-	}
 	r.at = first
 	if !r.yield(millrace.StoredBlock{}, gap) {
 		r.ended = true
 	}
+}
+
+// lost tells the caller, and who runs the program, that blocks are missing in the middle.
+func (r *reader) lost(first millrace.Position) {
+	r.p.s.m.lost.Inc()
+	r.p.e.o.Logger.Error("blocks are missing that were stored: the store is damaged",
+		"stream", r.p.s.name, "partition", r.p.partition, "after", r.at.String(), "first", first.String())
+	r.gap(first, millrace.Truncated)
 }
 
 // request asks for the next batch.
@@ -318,7 +331,7 @@ func (r *reader) take(ctx context.Context, m message) error {
 	b, err := r.p.block(m)
 	switch {
 	case err != nil:
-		r.gap(r.p.before(m.seq+1), millrace.Truncated)
+		r.lost(r.p.before(m.seq + 1))
 	case b.At.Block == r.at.Block && b.At.Event < r.at.Event: // another block stood there once
 		r.gap(b.At, millrace.Truncated)
 	case b.At.Compare(r.at) > 0:
@@ -348,7 +361,7 @@ func (r *reader) missing(ctx context.Context, seq uint64) error {
 	}
 	if seq > r.next && !r.ended {
 		r.next = seq
-		r.gap(r.p.before(seq), millrace.Truncated)
+		r.lost(r.p.before(seq))
 	}
 	return nil
 }

@@ -33,13 +33,26 @@ type embedded struct {
 	log       *slog.Logger
 	restarted func() // set once, before the first append
 
-	// stuck is set when JetStream could not write. It stays so, also when there is space again, until
-	// JetStream is started anew; mend does that.
-	stuck atomic.Bool
+	// stuck ends when JetStream could not write. JetStream stays so, also when there is space again,
+	// until it is started anew; mend does that, and makes a new one.
+	stuck atomic.Pointer[stuck]
 	kick  chan struct{} // capacity 1: wakes mend
 	stopc chan struct{}
 	done  sync.WaitGroup
 }
+
+// stuck ends when JetStream can no longer write: who waits for an acknowledgement waits in vain.
+type stuck struct {
+	context.Context
+	end context.CancelFunc
+}
+
+func (e *embedded) unstick() {
+	ctx, end := context.WithCancel(context.Background())
+	e.stuck.Store(&stuck{ctx, end})
+}
+
+func (e *embedded) isStuck() bool { return e.stuck.Load().Err() != nil }
 
 func startEmbedded(ctx context.Context, dataDir string, reserve int64, log *slog.Logger, m *Metrics) (*embedded, error) {
 	const op = "start engine"
@@ -58,6 +71,7 @@ func startEmbedded(ctx context.Context, dataDir string, reserve int64, log *slog
 		dir: dir, lock: l, log: log, disk: newDisk(dir, reserve, m),
 		kick: make(chan struct{}, 1), stopc: make(chan struct{}),
 	}
+	e.unstick()
 	options := &server.Options{
 		ServerName:         "millrace",
 		DontListen:         true,
@@ -112,10 +126,10 @@ func (e *embedded) mend() {
 		case <-e.kick:
 		case <-timer.C:
 		}
-		if !e.stuck.Load() {
+		if !e.isStuck() {
 			continue
 		}
-		if err := e.disk.full(0); err != nil {
+		if err := e.disk.fullNow(); err != nil {
 			timer.Reset(500 * time.Millisecond)
 			continue
 		}
@@ -125,7 +139,7 @@ func (e *embedded) mend() {
 			timer.Reset(time.Second)
 			continue
 		}
-		e.stuck.Store(false)
+		e.unstick()
 		e.log.Info("JetStream writes again")
 		if e.restarted != nil {
 			e.restarted()
@@ -145,7 +159,7 @@ func (e *embedded) restart() error {
 
 // gotStuck says that JetStream did not acknowledge a block in time or said that it cannot write.
 func (e *embedded) gotStuck() {
-	e.stuck.Store(true)
+	e.stuck.Load().end()
 	select {
 	case e.kick <- struct{}{}:
 	default:
@@ -155,6 +169,7 @@ func (e *embedded) gotStuck() {
 func (e *embedded) stop() error {
 	close(e.stopc)
 	e.done.Wait()
+	e.stuck.Load().end()
 	e.Shutdown()
 	e.WaitForShutdown()
 	return e.lock.release()
@@ -164,10 +179,17 @@ func (e *embedded) stop() error {
 type serverLog struct{ e *embedded }
 
 func (l serverLog) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v) }
-func (l serverLog) Warnf(format string, v ...any)   { l.log(slog.LevelWarn, format, v) }
 func (l serverLog) Fatalf(format string, v ...any)  { l.log(slog.LevelError, format, v) }
 func (l serverLog) Debugf(format string, v ...any)  { l.log(slog.LevelDebug, format, v) }
 func (l serverLog) Tracef(string, ...any)           {}
+
+func (l serverLog) Warnf(format string, v ...any) {
+	level := slog.LevelWarn
+	if strings.HasPrefix(format, "Maximum payloads over") {
+		level = slog.LevelDebug // large blocks are meant
+	}
+	l.log(level, format, v)
+}
 
 func (l serverLog) Errorf(format string, v ...any) {
 	l.log(slog.LevelError, format, v)

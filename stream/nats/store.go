@@ -82,6 +82,7 @@ type storeInfo struct {
 		Metadata map[string]string `json:"metadata"`
 	} `json:"config"`
 	State struct {
+		Messages uint64            `json:"messages"`
 		Bytes    int64             `json:"bytes"`
 		First    uint64            `json:"first_seq"`
 		Last     uint64            `json:"last_seq"`
@@ -233,6 +234,9 @@ func (m *message) override(stored string) {
 // errFenced is a publish whose expected last sequence of the subject was not the last.
 var errFenced = errors.New("another message is the last of the subject")
 
+// errStuck is JetStream unable to write. It is started anew once the disk has space.
+var errStuck = errors.New("JetStream cannot write to its disk; it is started anew when it can")
+
 // publishTimeout bounds the wait for an acknowledgement; the outcome is unknown after it.
 const publishTimeout = 10 * time.Second
 
@@ -247,10 +251,16 @@ func (s store) put(ctx context.Context, subject string, last uint64, data []byte
 	}
 	waiting, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
+	if server := s.e.server; server != nil {
+		defer context.AfterFunc(server.stuck.Load(), cancel)()
+	}
 	reply, err := s.e.write.RequestMsgWithContext(waiting, m)
 	if err != nil {
-		if waiting.Err() != nil && ctx.Err() == nil && s.e.server != nil {
-			s.e.server.gotStuck()
+		if server := s.e.server; server != nil && waiting.Err() != nil && ctx.Err() == nil {
+			if errors.Is(waiting.Err(), context.DeadlineExceeded) {
+				server.gotStuck()
+			}
+			return 0, errStuck
 		}
 		return 0, err
 	}

@@ -111,7 +111,7 @@ func (s *Stream) openPartitions(ctx context.Context, op string) error {
 			return err
 		}
 		if err := p.purgeTrimmed(ctx); err != nil {
-			return unavailable(op, err)
+			return fail(op, err, "")
 		}
 		partitions[i] = p
 	}
@@ -125,7 +125,7 @@ func (s *Stream) openPartitions(ctx context.Context, op string) error {
 	var err error
 	s.notices, err = s.e.read.Subscribe(noticePrefix+escape(s.name, true)+".>", s.notice)
 	if err != nil {
-		return unavailable(op, err)
+		return fail(op, err, "")
 	}
 	return nil
 }
@@ -143,19 +143,31 @@ func (p *partition) create(ctx context.Context, op string) error {
 		}
 		_, err = p.e.js.CreateStream(ctx, config)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process may be faster
-			return unavailable(op, err)
+			return fail(op, err, "")
 		}
 		info, err = p.info(ctx)
 	}
 	if err != nil {
-		return unavailable(op, err)
+		return fail(op, err, "")
 	}
 	if n, _ := strconv.Atoi(info.Config.Metadata[metaPartitions]); n != p.s.config.Partitions {
 		return millrace.Errorf(millrace.Invalid, op, "streams.%s.partitions is %d, and the stream was created with %d: "+
 			"the number cannot be changed; set it back to %d, or give the stream another name", p.s.name, p.s.config.Partitions, n, n)
 	}
-	if _, err = p.refresh(ctx); err != nil {
-		return unavailable(op, err)
+	if info, err = p.refresh(ctx); err != nil {
+		return fail(op, err, "")
+	}
+	// The newest message may be dated ahead of JetStream's own count, if the clock went back.
+	if newest, err := p.get(ctx, getRequest{Seq: max(1, info.State.Last)}); err == nil {
+		p.mu.Lock()
+		p.stored = newest.stored
+		p.mu.Unlock()
+	}
+	// Nothing is ever removed but a prefix: whatever else is not there was lost.
+	if kept := info.State.Last - info.State.First + 1; info.State.Last > 0 && info.State.Messages < kept {
+		p.s.m.lost.Inc()
+		p.e.o.Logger.Error("blocks are missing that were stored: the store is damaged; readers are told where",
+			"stream", p.s.name, "partition", p.partition, "missing", kept-info.State.Messages)
 	}
 	return nil
 }
@@ -186,6 +198,7 @@ func (p *partition) refresh(ctx context.Context) (storeInfo, error) {
 	}
 	if another || info.State.Last > p.tail {
 		p.tail = info.State.Last
+		p.wake() // Append may find that its block is no news any more
 	}
 	if info.State.Newest.After(p.stored) {
 		p.stored = info.State.Newest
@@ -295,9 +308,14 @@ func (p *partition) grown(seq uint64, stored time.Time) {
 	}
 	if seq > p.tail {
 		p.tail = seq
-		close(p.changed)
-		p.changed = make(chan struct{})
+		p.wake()
 	}
+}
+
+// wake tells the readers that wait that tail has changed; p.mu is held.
+func (p *partition) wake() {
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 // doubt makes the readers look again at what the store is.
@@ -333,6 +351,7 @@ func (s *Stream) Last(ctx context.Context, name, producer string) (millrace.Stor
 	if err != nil {
 		return millrace.StoredBlock{}, s.fail(millrace.Unavailable, verb, "%w", err)
 	}
+	p.grown(m.seq, m.stored) // perhaps its append did not learn that it had landed
 	b, err := p.block(m)
 	if err != nil {
 		return millrace.StoredBlock{}, s.fail(millrace.Internal, verb, "block %d of partition %s is damaged: %w", m.seq, name, err)

@@ -132,8 +132,8 @@ func (p *partition) room(ctx context.Context, n int) error {
 		if err := server.disk.full(n); err != nil {
 			return err
 		}
-		if server.stuck.Load() {
-			return errors.New("JetStream could not write and is being started anew")
+		if server.isStuck() {
+			return errStuck
 		}
 	}
 	limit := p.s.limit()
@@ -244,6 +244,9 @@ func (p *partition) doomed(ctx context.Context, info storeInfo) (d doomed, err e
 	large := limit > 0 && bytes > limit
 	if empty := info.State.Last < max(1, info.State.First); empty || !old && !large {
 		return d, nil
+	}
+	if held, err := p.held(ctx, info.State.First); err != nil || held {
+		return d, err
 	}
 	consumer, err := p.e.js.CreateConsumer(ctx, p.name, jetstream.ConsumerConfig{
 		AckPolicy:         jetstream.AckNonePolicy,

@@ -1,0 +1,208 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/stream/memory"
+)
+
+// pushing is a feed with connections over loopback, whose clients read as fast as they can.
+type pushing struct {
+	g    *Gateway
+	feed *feed
+	part *part
+	next uint64
+	raw  []byte
+}
+
+// newPushing connects n clients; key returns what the i-th one wants, "" for every key.
+func newPushing(tb testing.TB, n int, f form, key func(i int) string, events []millrace.Event) *pushing {
+	tb.Helper()
+	var c Config
+	c.SetDefaults()
+	c.Endpoints = map[string]Endpoint{"/e": {From: "s", Key: "query:key"}}
+	s := memory.New("s", memory.Options{})
+	g, err := New(c, Options{Streams: map[string]millrace.Stream{"s": s}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &pushing{g: g, feed: g.feeds[0]}
+	if err := p.feed.open(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	p.part = p.feed.parts[0]
+	for i := range n {
+		server := drained(tb)
+		c := &connection{gateway: g, endpoint: g.endpoints["/e"], form: f, conn: server}
+		c.out = outlet{conn: server, raw: rawConn(server), form: f, limit: 1 << 20, flows: &g.flows, done: c.flushed}
+		c.sub = subscription{c: c, feed: p.feed, parts: p.part.only}
+		if k := key(i); k != "" {
+			c.sub.keys = []string{k}
+		}
+		p.feed.joinLive(&c.sub)
+	}
+	var b block.Builder
+	for i := range events {
+		if err := b.Add(&events[i]); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	encoded, err := b.Encode(nil, millrace.Header{Producer: "test"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.raw = encoded.Raw
+	return p
+}
+
+// drained returns a socket whose other end is read.
+func drained(tb testing.TB) net.Conn {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 16<<10)
+		for {
+			if _, err := client.Read(b); err != nil {
+				return
+			}
+		}
+	}()
+	tb.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+		<-done
+	})
+	return server
+}
+
+var blockStored = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// push hands the block out once more, under the next name.
+func (p *pushing) push(events int) {
+	p.next++
+	p.feed.deliver(p.part, millrace.StoredBlock{
+		Block: millrace.Block{Header: millrace.Header{Events: uint32(events)}, Raw: p.raw},
+		At:    millrace.Position{Block: blockNames[p.next%2], Event: uint32(events)}, Stored: blockStored,
+	})
+	p.part.at = millrace.Position{}
+}
+
+var blockNames = [2]string{millrace.BlockName("abc", 1), millrace.BlockName("abc", 2)}
+
+// broadcast is n events of 200 bytes.
+func broadcast(n int) []millrace.Event {
+	var events []millrace.Event
+	for i := range n {
+		data := fmt.Appendf(nil, `{"n":%d,"pad":"`, i)
+		data = append(append(data, bytes.Repeat([]byte("x"), 198-len(data))...), `"}`...)
+		events = append(events, millrace.Event{Key: fmt.Sprint("key ", i), Type: "move", Data: data, Time: blockStored})
+	}
+	return events
+}
+
+// Handing an event to a connection allocates nothing: what a block costs does not depend on how many
+// connections and events there are.
+func TestAllocations(t *testing.T) {
+	everything := func(int) string { return "" }
+	keyed := func(i int) string { return fmt.Sprint("key ", i%8) }
+	for _, test := range []struct {
+		name string
+		form form
+		key  func(int) string
+	}{
+		{"plain, every key", plain, everything},
+		{"v1, every key", v1, everything},
+		{"event stream, every key", sse, everything},
+		{"plain, one key", plain, keyed},
+		{"v1, one key", v1, keyed},
+	} {
+		measure := func(connections, events int) float64 {
+			p := newPushing(t, connections, test.form, test.key, broadcast(events))
+			for range 20 {
+				p.push(events) // the buffers grow to what they need
+			}
+			return testing.AllocsPerRun(200, func() { p.push(events) })
+		}
+		const budget = 12 // of a block: reading its head, and its ids
+		few, many := measure(4, 8), measure(40, 64)
+		if few > budget || many > budget {
+			t.Errorf("%s: %.0f allocations for 4 connections and 8 events, %.0f for 40 and 64; the budget is %d",
+				test.name, few, many, budget)
+		}
+	}
+}
+
+// A delivery is one event for one connection.
+func BenchmarkFanOut(b *testing.B) {
+	for _, connections := range []int{100, 1000} {
+		for _, events := range []int{1, 16} {
+			for _, f := range []form{plain, v1} {
+				b.Run(fmt.Sprintf("%s/connections=%d/events=%d", f.protocol(), connections, events), func(b *testing.B) {
+					p := newPushing(b, connections, f, func(int) string { return "" }, broadcast(events))
+					b.ReportAllocs()
+					for b.Loop() {
+						p.push(events)
+					}
+					b.ReportMetric(float64(b.N)*float64(connections*events)/b.Elapsed().Seconds(), "deliveries/s")
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkKeys is one event for each of 1,000 connections with a key of their own.
+func BenchmarkKeys(b *testing.B) {
+	const n = 1000
+	p := newPushing(b, n, v1, func(i int) string { return fmt.Sprint("key ", i) }, broadcast(n))
+	b.ReportAllocs()
+	for b.Loop() {
+		p.push(n)
+	}
+	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "deliveries/s")
+}
+
+// BenchmarkBareLoop is what BenchmarkFanOut is compared with: a loop that writes a prepared frame to
+// each socket.
+func BenchmarkBareLoop(b *testing.B) {
+	for _, connections := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
+			var conns []io.Writer
+			for range connections {
+				conns = append(conns, drained(b))
+			}
+			frame := append(appendHeader(nil, ws.OpText, 200), bytes.Repeat([]byte("x"), 200)...)
+			for b.Loop() {
+				for _, conn := range conns {
+					if _, err := conn.Write(frame); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(b.N)*float64(connections)/b.Elapsed().Seconds(), "deliveries/s")
+		})
+	}
+}
