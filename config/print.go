@@ -74,8 +74,6 @@ func (p *printer) entry(key string, v reflect.Value, path, indent string, o opti
 		for it := v.MapRange(); it.Next(); {
 			names[it.Key().String()] = it.Value()
 		}
-		// The values of headers are credentials more often than not, whatever their names.
-		o.secret = o.secret || key == "headers"
 		for name, element := range sorted(names) {
 			p.entry(name, element, join(path, name), indent+"  ", o)
 		}

@@ -25,10 +25,7 @@ import (
 // letter of the input must be there once, those of a key in order. MILLRACE_SEEDS sets how many
 // worlds are tried, MILLRACE_SEED tries one alone.
 func TestExactlyOnce(t *testing.T) {
-	first, n := uint64(1), uint64(300)
-	if testing.Short() {
-		n = 100
-	}
+	first, n := uint64(1), uint64(150)
 	if text := os.Getenv("MILLRACE_SEEDS"); text != "" {
 		n, _ = strconv.ParseUint(text, 10, 64)
 	}

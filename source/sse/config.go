@@ -15,7 +15,7 @@ type Config struct {
 	// Headers sent with every request, in place of the source's own of the same name (Accept,
 	// User-Agent...). Values may hold secrets: they are never logged, and when a feed redirects to
 	// another host, that one gets none of them but User-Agent.
-	Headers map[string]string `yaml:"headers"`
+	Headers map[string]string `yaml:"headers,secret"`
 	// Types are the SSE event types to keep; all if absent. What is dropped still moves the cursor.
 	Types []string `yaml:"types"`
 	// ReadTimeout: no byte for this long means a stalled connection, which is replaced. 0 = never.

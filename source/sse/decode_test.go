@@ -411,25 +411,6 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// TestLinear: with one-byte reads a byte of a large event costs what one of a small event costs.
-// BenchmarkOneByte has the figures; here is room for a busy machine, and none for a decoder that looks
-// at or moves anything again, which is slower by a factor of hundreds.
-func TestLinear(t *testing.T) {
-	perByte := func(size int) time.Duration {
-		best := time.Hour
-		for range 5 {
-			began := time.Now()
-			trickle(t, size)
-			best = min(best, time.Since(began))
-		}
-		return best * 1000 / time.Duration(size)
-	}
-	small, large := perByte(8<<10), perByte(512<<10)
-	if large > 8*small {
-		t.Errorf("512 KiB cost %s per 1000 bytes, 8 KiB %s", large, small)
-	}
-}
-
 // trickle decodes one event of so many bytes, one at a time.
 func trickle(t testing.TB, size int) {
 	text := append(append([]byte("data: "), bytes.Repeat([]byte("x"), size)...), "\n\n"...)
