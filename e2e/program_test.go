@@ -33,6 +33,7 @@ type program struct {
 
 	mu     sync.Mutex
 	log    []logLine
+	passed int // lines that logged has looked at
 	stdout bytes.Buffer
 	heard  chan struct{} // closed and replaced with every line
 }
@@ -139,21 +140,23 @@ func (p *program) tail(n int) string {
 	return b.String()
 }
 
-// logged waits for a line of the log.
+// logged waits for a line of the log, behind the one that it returned before.
 func (p *program) logged(what string, is func(logLine) bool) logLine {
 	p.t.Helper()
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
-	for seen := 0; ; {
+	for {
 		p.mu.Lock()
-		lines, heard := p.log[seen:], p.heard
-		p.mu.Unlock()
-		for _, l := range lines {
+		for p.passed < len(p.log) {
+			l := p.log[p.passed]
+			p.passed++
 			if is(l) {
+				p.mu.Unlock()
 				return l
 			}
 		}
-		seen += len(lines)
+		heard := p.heard
+		p.mu.Unlock()
 		select {
 		case <-heard:
 		case <-p.ended:

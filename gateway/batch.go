@@ -1,23 +1,32 @@
 package gateway
 
 import (
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
 )
 
-// batch is a run of a block's events that is handed out in one go. Each event is written at most once
-// per form, when the first connection wants it.
+// batch is what one pass hands out: events of one partition, of as many blocks as are at hand. Each
+// event is written at most once per form, when the first connection wants it.
 type batch struct {
-	r          *block.Reader
-	begin, end int       // indexes of events in the block
-	ids        [2]idText // of one partition; of all
-	written    [formsCount]written
-	given      bool // the frames are given away: they may be shared and never change again
+	events  int
+	size    int   // about how many bytes the events have in one form
+	runs    []run // the events by block
+	ids     [2]idText
+	written [formsCount]written
+	given   bool // a single large event, whose frames are given away: they never change again
 }
 
-// written are a batch's frames in one form.
+// run is where the events of a block begin in a batch.
+type run struct {
+	block string
+	first int    // index in the batch
+	event uint32 // number of that event in the block, from 1
+}
+
+// written are a batch's frames in one form, in the order in which they were written.
 type written struct {
 	buf   []byte
-	spans []span // by event; size 0: not written yet
+	spans []span // by event; size 0: not written
 }
 
 type span struct{ start, size int }
@@ -25,62 +34,72 @@ type span struct{ start, size int }
 // eventOverhead is about what the frame of a small event has beyond its data.
 const eventOverhead = 150
 
-// cut begins a batch with the event at begin: as many as have about size bytes, at least one.
-func (b *batch) cut(r *block.Reader, begin, n, size int) {
-	bytes, end := 0, begin
-	for end < n {
-		more := len(r.Data(end)) + len(r.Key(end)) + len(r.Type(end)) + eventOverhead
-		if end > begin && bytes+more > size {
-			break
-		}
-		bytes, end = bytes+more, end+1
-	}
-	b.r, b.begin, b.end = r, begin, end
-	// A single large event is not copied for each connection that cannot take it at once.
-	b.given = bytes > size
+// reset empties the batch. Frames that were given away belong to others now.
+func (b *batch) reset() {
 	for i := range b.written {
 		w := &b.written[i]
-		w.spans = append(w.spans[:0], make([]span, end-begin)...)
-		if w.buf = w.buf[:0]; b.given {
+		if b.given {
 			w.buf = nil
 		}
+		w.buf, w.spans = w.buf[:0], w.spans[:0]
 	}
+	clear(b.runs) // of the blocks' names
+	b.events, b.size, b.runs, b.given = 0, 0, b.runs[:0], false
 }
 
-// writeAll writes all events in a form, one after the other.
-func (b *batch) writeAll(f form) {
-	for i := b.begin; i < b.end; i++ {
-		b.write(f, i)
+// room returns the end of the events from i on that still go into a batch of about limit bytes. A
+// single event always goes into an empty one.
+func (b *batch) room(r *block.Reader, i, n, limit int) int {
+	for ; i < n; i++ {
+		more := len(r.Data(i)) + len(r.Key(i)) + len(r.Type(i)) + eventOverhead
+		if b.given || b.size > 0 && b.size+more > limit {
+			break
+		}
+		b.size += more
+		b.given = b.size > limit
 	}
+	return i
 }
 
-// write writes one event in a form, unless it is written.
-func (b *batch) write(f form, i int) {
+// take counts the events [i, end) of a block in; the index of the first in the batch is returned.
+func (b *batch) take(name string, i, end int) (first int) {
+	first = b.events
+	b.runs = append(b.runs, run{block: name, first: first, event: uint32(i) + 1})
+	b.events += end - i
+	for form := range b.written {
+		w := &b.written[form]
+		w.spans = append(w.spans, make([]span, end-i)...)
+	}
+	return first
+}
+
+// write writes the i-th event of r in a form, unless that is done; at is its index in the batch.
+func (b *batch) write(f form, at int, r *block.Reader, i int) {
 	w := &b.written[f]
-	at := &w.spans[i-b.begin]
-	if at.size > 0 {
+	s := &w.spans[at]
+	if s.size > 0 {
 		return
 	}
 	ids := &b.ids[0]
 	if f == v1Vector || f == sseVector {
 		ids = &b.ids[1]
 	}
-	at.start = len(w.buf)
-	w.buf = appendEvent(w.buf, f, b.r, i, uint32(i)+1, ids)
-	at.size = len(w.buf) - at.start
+	s.start = len(w.buf)
+	w.buf = appendEvent(w.buf, f, r, i, uint32(i)+1, ids)
+	s.size = len(w.buf) - s.start
 }
 
 // frame returns an event that is written.
-func (b *batch) frame(f form, i int) []byte {
-	at := b.written[f].spans[i-b.begin]
-	return b.written[f].buf[at.start : at.start+at.size]
+func (b *batch) frame(f form, at int) []byte {
+	s := b.written[f].spans[at]
+	return b.written[f].buf[s.start : s.start+s.size]
 }
 
-// done ends the batch: frames that were given away belong to others now.
-func (b *batch) done() {
-	if b.given {
-		for i := range b.written {
-			b.written[i].buf = nil
-		}
+// position returns where an event stands.
+func (b *batch) position(at int) millrace.Position {
+	i := len(b.runs) - 1
+	for b.runs[i].first > at {
+		i--
 	}
+	return millrace.Position{Block: b.runs[i].block, Event: b.runs[i].event + uint32(at-b.runs[i].first)}
 }

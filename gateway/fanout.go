@@ -170,93 +170,144 @@ func (f *feed) follow(ctx context.Context, p *part) error {
 	}
 }
 
+// read reads a partition once, and hands out what it yields.
 func (f *feed) read(ctx context.Context, p *part) (progress bool, err error) {
-	for sb, err := range f.stream.Read(ctx, p.Name, p.at) { // only this goroutine changes p.at
-		var gap *millrace.Gap
-		switch {
-		case errors.As(err, &gap):
-			f.mu.Lock()
-			f.skip(p, gap)
-			f.mu.Unlock()
-		case err != nil:
-			return progress, err
-		default:
-			f.deliver(p, sb)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ahead, at := make(chan delivery, blocksAhead), p.at // only this goroutine changes p.at
+	var failure error
+	go func() {
+		defer close(ahead)
+		for sb, err := range f.stream.Read(ctx, p.Name, at) {
+			d := delivery{block: sb}
+			if err != nil && !errors.As(err, &d.gap) {
+				failure = err
+				return
+			}
+			select {
+			case ahead <- d:
+			case <-ctx.Done():
+				return
+			}
 		}
-		progress = true
+	}()
+	for d := range ahead {
+		for more := true; more; progress = true {
+			d, more = f.pass(p, d, ahead)
+		}
 	}
-	return progress, nil
+	return progress, failure
 }
 
-// deliver hands a block out, in one or more passes, so that joining never waits for a whole block.
-func (f *feed) deliver(p *part, sb millrace.StoredBlock) {
-	err := p.reader.Reset(sb.Raw)
-	if err == nil { // what will be wanted is decompressed here, where nobody waits for the lock
-		switch {
-		case f.broad.Load() > 0:
-			err = p.reader.Load(block.Keys | block.IDs | block.Data)
-		case f.interested.Load() > 0:
-			err = p.reader.Load(block.Keys)
-		}
-	}
-	n := int(sb.Header.Events)
-	for i := sb.Skip(p.at); ; {
-		f.mu.Lock()
-		if err == nil {
-			i, err = f.pass(p, sb, i)
-		}
-		if err != nil {
-			f.skip(p, &millrace.Gap{After: p.at, First: sb.At, Reason: unreadable})
-		}
-		f.mu.Unlock()
-		if err != nil {
-			f.logger.Error("gateway: a block is left out", "stream", f.stream.Name(),
-				"partition", p.Name, "block", sb.At.Block, "error", err)
-			return
-		}
-		if i >= n {
-			return
-		}
-	}
+// delivery is what a partition yields: a block, or a gap.
+type delivery struct {
+	block   millrace.StoredBlock
+	decoded bool // part.reader is set to the block
+	next    int  // index of its first event that is not handed out
+	gap     *millrace.Gap
 }
+
+// blocksAhead is how many blocks are read while one is being handed out. They are handed out together,
+// so that a feed that has fallen behind catches up by fewer and larger writes.
+const blocksAhead = 32
 
 // unreadable is the reason of a gap that stands for a damaged block.
 const unreadable millrace.GapReason = "unreadable"
 
-// pass hands out events from the i-th on, as many as a pass takes, and returns the index of the one
-// after them. mu is held.
-func (f *feed) pass(p *part, sb millrace.StoredBlock, i int) (int, error) {
-	f.passes++
-	r, n := &p.reader, int(sb.Header.Events)
+// pass hands out as much of d as goes into one pass, and what else is at hand. It returns what is left
+// of what it took, if more is true. Joining never waits for more than a pass.
+func (f *feed) pass(p *part, d delivery, ahead <-chan delivery) (rest delivery, more bool) {
+	var err error
+	if d.gap == nil {
+		err = f.decode(p, &d) // here, where nobody waits for the lock
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d.gap != nil {
+		f.skip(p, d.gap)
+		return delivery{}, false
+	}
+	defer f.flush(p, d.block.Stored)
+	for {
+		if err == nil {
+			d.next, err = f.take(p, d.block, d.next)
+		}
+		switch {
+		case err != nil:
+			f.logger.Error("gateway: a block is left out", "stream", f.stream.Name(),
+				"partition", p.Name, "block", d.block.At.Block, "error", err)
+			return delivery{gap: &millrace.Gap{After: p.at, First: d.block.At, Reason: unreadable}}, true
+		case d.next < int(d.block.Header.Events):
+			return d, true
+		}
+		select {
+		case d, more = <-ahead:
+			if !more || d.gap != nil {
+				return d, more
+			}
+			err = f.decode(p, &d)
+		default:
+			return delivery{}, false
+		}
+	}
+}
+
+// decode sets the partition's reader to a block, and decompresses what will most likely be wanted.
+func (f *feed) decode(p *part, d *delivery) error {
+	if d.decoded {
+		return nil
+	}
+	if err := p.reader.Reset(d.block.Raw); err != nil {
+		return err
+	}
+	d.decoded, d.next = true, d.block.Skip(p.at)
+	switch {
+	case d.block.Header.Events == 0:
+		return nil
+	case f.broad.Load() > 0:
+		return p.reader.Load(block.Keys | block.IDs | block.Data)
+	case f.interested.Load() > 0:
+		return p.reader.Load(block.Keys)
+	default:
+		return nil
+	}
+}
+
+// take takes events of a block from the i-th on into the batch, as many as go into it, and returns the
+// index of the one after them. mu is held.
+func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
+	r, b, n := &p.reader, &p.batch, int(sb.Header.Events)
 	i, err := f.seek(r, i, n)
 	if err != nil {
 		return i, err
 	}
-	if i == n {
-		p.at = sb.At
-		return n, nil
-	}
-	if err := r.Load(block.Keys | block.IDs | block.Data); err != nil {
-		return i, err
-	}
-	b := &p.batch
-	b.cut(r, i, n, f.chunk)
-	f.setIDs(p, sb.At.Block)
-	for want := plain; want < formsCount; want++ {
-		if f.byForm[want] > 0 {
-			b.writeAll(want)
+	if i < n {
+		if err := r.Load(block.Keys | block.IDs | block.Data); err != nil {
+			return i, err
 		}
 	}
-	if len(f.keys) > 0 {
-		f.handKeys(p, sb)
+	end := b.room(r, i, n, f.chunk)
+	if end > i {
+		f.setIDs(p, sb.At.Block)
+		first := b.take(sb.At.Block, i, end)
+		for form := plain; form < formsCount; form++ {
+			for k := i; k < end && f.byForm[form] > 0; k++ {
+				b.write(form, first+k-i, r, k)
+			}
+		}
+		for k := i; k < end && len(f.keys) > 0; k++ {
+			if g := f.keys[string(r.Key(k))]; g != nil {
+				f.noteAll(p, g, first+k-i, k)
+			}
+		}
 	}
-	f.handAll(p, sb)
-	b.done()
-	f.count(sb, b.end == n)
-	if p.at = sb.At; b.end < n {
-		p.at = sb.Position(b.end - 1)
+	switch {
+	case end == n:
+		p.at = sb.At
+	case end > 0:
+		p.at = sb.Position(end - 1)
 	}
-	return b.end, nil
+	return end, nil
 }
 
 // seek returns the index of the first event from i on that somebody wants, n if there is none; mu is
@@ -301,31 +352,31 @@ func (f *feed) setIDs(p *part, name string) {
 	}
 }
 
-// handKeys hands the batch's events to those who want their keys: to each connection in one go.
-func (f *feed) handKeys(p *part, sb millrace.StoredBlock) {
-	b := &p.batch
-	for k := b.begin; k < b.end; k++ {
-		g := f.keys[string(b.r.Key(k))]
-		if g == nil {
-			continue
-		}
-		for _, m := range g.members {
-			if s := m.s; s.ahead == nil || s.passed(p.index, sb.Position(k)) {
-				b.write(s.c.form, k)
-				f.note(s, int32(k))
-			}
-		}
+// flush hands the batch out; mu is held.
+func (f *feed) flush(p *part, oldest time.Time) {
+	f.passes++
+	if p.batch.events == 0 {
+		return
 	}
 	for _, s := range f.dirty {
-		frames, events := f.gather(s, b), 0
-		for at := s.first; at != 0; at = f.pend[at-1].next {
-			events++
-		}
-		s.first, s.last = 0, 0
-		f.hand(s, frames, events, b.given)
+		frames, events := f.gather(s, &p.batch)
+		f.hand(s, frames, events, p.batch.given)
 	}
 	clear(f.dirty)
 	f.dirty, f.pend = f.dirty[:0], f.pend[:0]
+	f.handAll(p)
+	f.count(oldest)
+	p.batch.reset()
+}
+
+// noteAll notes an event for all who want its key; at is its index in the batch, i in the block.
+func (f *feed) noteAll(p *part, g *group, at, i int) {
+	for _, m := range g.members {
+		if m.s.ahead == nil || m.s.passed(p.index, p.batch.position(at)) {
+			p.batch.write(m.s.c.form, at, &p.reader, i)
+			f.note(m.s, int32(at))
+		}
+	}
 }
 
 // note adds an event to what is pending for s.
@@ -341,32 +392,37 @@ func (f *feed) note(s *subscription, event int32) {
 	s.last = at
 }
 
-// gather returns the frames that are pending for s, one after the other.
-func (f *feed) gather(s *subscription, b *batch) []byte {
-	if s.first == s.last {
-		return b.frame(s.c.form, int(f.pend[s.first-1].event))
+// gather returns the frames that are pending for s, one after the other, and how many they are.
+func (f *feed) gather(s *subscription, b *batch) (frames []byte, events int) {
+	at := s.first
+	if at == s.last {
+		frames, events = b.frame(s.c.form, int(f.pend[at-1].event)), 1
+	} else {
+		f.joint = f.joint[:0]
+		for ; at != 0; at = f.pend[at-1].next {
+			f.joint = append(f.joint, b.frame(s.c.form, int(f.pend[at-1].event))...)
+			events++
+		}
+		frames = f.joint
 	}
-	f.joint = f.joint[:0]
-	for at := s.first; at != 0; at = f.pend[at-1].next {
-		f.joint = append(f.joint, b.frame(s.c.form, int(f.pend[at-1].event))...)
-	}
-	return f.joint
+	s.first, s.last = 0, 0
+	return frames, events
 }
 
 // handAll hands the batch to those who want every key, the same bytes to all of one form.
-func (f *feed) handAll(p *part, sb millrace.StoredBlock) {
+func (f *feed) handAll(p *part) {
 	b := &p.batch
 	for _, e := range f.endpoints {
 		for form := range e.all {
 			frames := b.written[form].buf
 			for _, m := range e.all[form].members {
 				if m.s.ahead == nil {
-					f.hand(m.s, frames, b.end-b.begin, b.given)
+					f.hand(m.s, frames, b.events, b.given)
 					continue
 				}
-				for k := b.begin; k < b.end; k++ {
-					if m.s.passed(p.index, sb.Position(k)) {
-						f.hand(m.s, b.frame(m.s.c.form, k), 1, b.given)
+				for at := range b.events {
+					if m.s.ahead == nil || m.s.passed(p.index, b.position(at)) {
+						f.hand(m.s, b.frame(m.s.c.form, at), 1, b.given)
 					}
 				}
 			}
@@ -400,8 +456,8 @@ func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
 }
 
 // count passes on what the endpoints have handed out in this pass.
-func (f *feed) count(sb millrace.StoredBlock, last bool) {
-	lag := f.now().Sub(sb.Stored)
+func (f *feed) count(oldest time.Time) {
+	lag := f.now().Sub(oldest)
 	for _, e := range f.endpoints {
 		busy := false
 		for form := range e.traffic {
@@ -411,7 +467,7 @@ func (f *feed) count(sb millrace.StoredBlock, last bool) {
 				t.eventsNow, t.bytesNow, busy = 0, 0, true
 			}
 		}
-		if busy && last {
+		if busy {
 			e.lag.Observe(max(0, lag.Seconds()))
 		}
 	}

@@ -48,7 +48,9 @@ func parseWish(rawQuery, parameter string, sse bool, lastEventID string) (wish, 
 	}
 	var w wish
 	if parameter != "" {
-		w.keys = slices.Clone(values[parameter])
+		for _, key := range values[parameter] {
+			w.keys = append(w.keys, strings.Clone(key)) // lets go of the request
+		}
 		slices.Sort(w.keys)
 		if w.keys = slices.Compact(w.keys); len(w.keys) > maxKeys {
 			return wish{}, millrace.Errorf(millrace.Invalid, op, "%d keys are asked for, a connection takes %d", len(w.keys), maxKeys)
@@ -154,6 +156,7 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 		head = webSocketHead(r, f, corsLines(w.Header())+further)
 	}
 	c.conn = conn
+	giveUpAfter(conn, 2*g.config.Ping)
 	c.out = outlet{
 		conn: conn, raw: rawConn(conn), form: c.form, limit: int(g.config.Queue),
 		flows: &g.flows, done: c.flushed, opening: true,

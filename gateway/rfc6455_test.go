@@ -156,8 +156,10 @@ func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 func TestLengthNotInShortestForm(t *testing.T) {
 	server := serve(t, newStream(1), nil)
 	for _, head := range [][]byte{
-		{0x82, 0xfe, 0, 5, 1, 2, 3, 4}, {0x82, 0xff, 0, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4},
-		{0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4}, {0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4},
+		{0x82, 0xfe, 0, 5, 1, 2, 3, 4},
+		{0x82, 0xff, 0, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4},
+		{0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4},
+		{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4},
 	} {
 		c := server.dial(t, "/vehicles", "")
 		if _, err := c.Conn.Write(head); err != nil {

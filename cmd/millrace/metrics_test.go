@@ -1,0 +1,70 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/archive"
+	"github.com/millrace/millrace/gateway"
+	"github.com/millrace/millrace/producer"
+	"github.com/millrace/millrace/query"
+	"github.com/millrace/millrace/source/sse"
+	"github.com/millrace/millrace/stream/nats"
+)
+
+// names collects the names of the metrics that are registered.
+type names struct{ all []string }
+
+func (n *names) Register(c prometheus.Collector) error {
+	n.MustRegister(c)
+	return nil
+}
+
+func (n *names) MustRegister(collectors ...prometheus.Collector) {
+	name := regexp.MustCompile(`fqName: "([^"]+)"`)
+	for _, c := range collectors {
+		descriptions := make(chan *prometheus.Desc)
+		go func() {
+			c.Describe(descriptions)
+			close(descriptions)
+		}()
+		for d := range descriptions {
+			n.all = append(n.all, name.FindStringSubmatch(d.String())[1])
+		}
+	}
+}
+
+func (n *names) Unregister(prometheus.Collector) bool { return false }
+
+// TestMetricsAreDocumented holds docs/operations.md to the metrics that there are, both ways.
+func TestMetricsAreDocumented(t *testing.T) {
+	var n names
+	sse.NewMetrics(&n)
+	producer.NewMetrics(&n)
+	nats.NewMetrics(&n)
+	query.NewMetrics(&n)
+	archive.NewMetrics(&n)
+	gateway.NewMetrics(&n)
+	newStageMetrics(&n)
+	n.all = append(n.all, "millrace_build_info")
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := regexp.MustCompile("`(millrace_[a-z_]+)`").FindAllStringSubmatch(string(text), -1)
+	for _, name := range n.all {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/operations.md does not name %s", name)
+		}
+	}
+	for _, match := range documented {
+		if !slices.Contains(n.all, match[1]) {
+			t.Errorf("docs/operations.md names %s, which does not exist", match[1])
+		}
+	}
+}
