@@ -67,8 +67,7 @@ func TestBad(t *testing.T) {
 	for _, name := range files(t, "*.bad.yaml") {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			_, err := Load(name, environment)
-			var problems Problems
-			if !errors.As(err, &problems) {
+			if _, ok := errors.AsType[Problems](err); !ok {
 				t.Fatalf("%v, want problems", err)
 			}
 			if strings.Contains(err.Error(), secret) {

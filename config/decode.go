@@ -385,7 +385,7 @@ func (d *decoder) validate(v reflect.Value, path string) {
 	type validator interface {
 		Validate(problem func(path, format string, args ...any))
 	}
-	if c, ok := v.Addr().Interface().(validator); ok {
+	if c, ok := reflect.TypeAssert[validator](v.Addr()); ok {
 		c.Validate(func(key, format string, args ...any) { d.problemAt(join(path, key), format, args...) })
 	}
 }
@@ -400,11 +400,11 @@ func setDefaults(v reflect.Value) {
 			setDefaults(v.Field(i))
 		}
 	}
-	if c, ok := v.Addr().Interface().(interface{ SetDefaults() }); ok {
+	if c, ok := reflect.TypeAssert[interface{ SetDefaults() }](v.Addr()); ok {
 		c.SetDefaults()
 	}
-	for i := range v.NumField() { // a section that may be absent is absent until the file names it
-		if f := v.Field(i); f.Kind() == reflect.Pointer && f.CanSet() {
+	for _, f := range v.Fields() { // a section that may be absent is absent until the file names it
+		if f := f; f.Kind() == reflect.Pointer && f.CanSet() {
 			f.SetZero()
 		}
 	}

@@ -70,8 +70,7 @@ func (d *decoder) lookUp(reference string) (string, error) {
 	case found && kind == "file" && name != "":
 		text, err := readBounded(d.resolvePath(name))
 		if err != nil {
-			var failure *os.PathError
-			if errors.As(err, &failure) {
+			if failure, ok := errors.AsType[*os.PathError](err); ok {
 				err = failure.Err // the path is in the message already
 			}
 			return "", fmt.Errorf("the file can't be read: %w", err)

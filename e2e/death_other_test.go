@@ -2,6 +2,12 @@
 
 package e2e
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
-func dieWithParent() *syscall.SysProcAttr { return nil }
+func dieWithParent() *syscall.SysProcAttr           { return nil }
+func groupThatDiesWithParent() *syscall.SysProcAttr { return nil }
+
+func killGroup(p *os.Process) { _ = p.Kill() } // or it has ended

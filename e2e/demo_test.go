@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,36 +12,26 @@ import (
 	"time"
 )
 
-// startDemo starts the demo as a new user does, but for its size.
-func startDemo(t *testing.T, dir string) *program {
+// launchDemo starts the demo as a new user does, but for its size.
+func launchDemo(t *testing.T, dir, listen string, vehicles, rate int) *program {
 	t.Helper()
-	p := launch(t, dir, nil, "demo", "--listen", "127.0.0.1:0", "--data", "city", "--vehicles", "40", "--rate", "400", "--log-level", "info", "--log-format", "json")
-	p.waitReady()
-	return p
+	return launch(t, dir, nil, "demo", "--listen", listen, "--data", "city", "--vehicles", strconv.Itoa(vehicles), "--rate", strconv.Itoa(rate),
+		"--log-level", "info", "--log-format", "json")
 }
 
-// get returns an answer of the gateway.
-func get(t *testing.T, p *program, path string) string {
+func startDemo(t *testing.T, dir, listen string, vehicles, rate int) *program {
 	t.Helper()
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get("http://" + p.gateway + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s, %v: %s", path, response.Status, err, body)
-	}
-	return string(body)
+	p := launchDemo(t, dir, listen, vehicles, rate)
+	p.waitReady()
+	return p
 }
 
 // The demo: the page and what it needs, crossings over WebSocket, counters that grow; it goes on after
 // kill -9 without a gap in the city's feed, and ends cleanly with a summary.
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
-	p := startDemo(t, dir)
-	if page := get(t, p, "/"); !strings.HasPrefix(page, "<!doctype html>") {
+	p := startDemo(t, dir, "127.0.0.1:0", 40, 400)
+	if page := p.page("/"); !strings.HasPrefix(page, "<!doctype html>") {
 		t.Errorf("the page is %.200s", page)
 	}
 	var setup struct {
@@ -51,7 +39,7 @@ func TestDemo(t *testing.T) {
 		Fences, Streets                                                         struct{ Features []any }
 		Counters                                                                []struct{ Name string }
 	}
-	if err := json.Unmarshal([]byte(get(t, p, "/map/setup.json")), &setup); err != nil {
+	if err := json.Unmarshal([]byte(p.page("/map/setup.json")), &setup); err != nil {
 		t.Fatal(err)
 	}
 	if setup.Positions != "/positions" || setup.Crossings != "/crossings" || setup.PositionsParameter != "VehicleID" || setup.CrossingsParameter != "VehicleID" ||
@@ -87,7 +75,7 @@ func TestDemo(t *testing.T) {
 	live("crossings and positions over WebSocket", func() bool { return crossings.Load() > 2 && followed.Load() > 2 })
 	live("the counters", func() bool {
 		var counters []float64
-		if err := json.Unmarshal([]byte(get(t, p, "/map/counters")), &counters); err != nil || len(counters) != 5 {
+		if err := json.Unmarshal([]byte(p.page("/map/counters")), &counters); err != nil || len(counters) != 5 {
 			t.Fatalf("counters %v: %v", counters, err)
 		}
 		in, stored, crossed, clients := counters[0], counters[1], counters[3], counters[4]
@@ -96,7 +84,7 @@ func TestDemo(t *testing.T) {
 
 	p.kill()
 	before := crossings.Load()
-	p = startDemo(t, dir)
+	p = startDemo(t, dir, "127.0.0.1:0", 40, 400)
 	demo.mu.Lock()
 	demo.current = p
 	close(demo.changed)

@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of the tests. Nothing depends on it unless something is broken.
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // program is one life of millrace.
 type program struct {
@@ -79,8 +79,11 @@ func launch(t *testing.T, dir string, environment []string, args ...string) *pro
 	}()
 	t.Cleanup(func() {
 		p.kill()
+		if crash := p.crash(); crash != "" {
+			t.Errorf("the program logs %s", crash)
+		}
 		if t.Failed() {
-			t.Logf("the end of what the program (pid %d, %v) logged:\n%s", p.command.Process.Pid, p.wait, p.tail(600))
+			t.Logf("the end of what the program (pid %d, %v) logged:\n%s", p.command.Process.Pid, p.wait, p.tail(200))
 		}
 	})
 	return p
@@ -138,6 +141,20 @@ func (p *program) tail(n int) string {
 		b.WriteString(l.Text + "\n")
 	}
 	return b.String()
+}
+
+// crash returns the line that begins a report of the race detector, a panic or the like; "" if there is none.
+func (p *program) crash() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.log {
+		for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+			if strings.HasPrefix(l.Text, sign) {
+				return l.Text
+			}
+		}
+	}
+	return ""
 }
 
 // logged waits for a line of the log, behind the one that it returned before.
@@ -208,10 +225,13 @@ func (p *program) waitEnd() {
 	}
 }
 
-// get returns what the admin listener answers.
-func (p *program) get(path string) string {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get("http://" + p.admin + path)
+// get returns what the admin listener answers, and page what the gateway does; an error as its text.
+func (p *program) get(path string) string  { return fetch("http://" + p.admin + path) }
+func (p *program) page(path string) string { return fetch("http://" + p.gateway + path) }
+
+func fetch(url string) string {
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(url)
 	if err != nil {
 		return err.Error()
 	}

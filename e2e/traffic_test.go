@@ -64,7 +64,7 @@ archives:
     from: positions
     to: {disk: archive}
     prefix: "positions/!{timestamp:yyyy/MM/dd/HH}/"
-    buffer: {size: 32KiB, interval: 1s}
+    buffer: {size: 32KiB, interval: 50ms}
   crossings:
     from: crossings
     to: {disk: archive}

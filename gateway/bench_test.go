@@ -18,11 +18,12 @@ import (
 
 // pushing is a feed with connections over loopback, whose clients read as fast as they can.
 type pushing struct {
-	g    *Gateway
-	feed *feed
-	part *part
-	next uint64
-	raw  []byte
+	g     *Gateway
+	feed  *feed
+	part  *part
+	next  uint64
+	raw   []byte
+	ahead lookahead
 }
 
 // newPushing connects n clients; key returns what the i-th one wants, "" for every key.
@@ -109,7 +110,7 @@ func (p *pushing) push(events int) {
 		At:    millrace.Position{Block: blockNames[p.next%2], Event: uint32(events)}, Stored: blockStored,
 	}}
 	for more := true; more; {
-		d, more = p.feed.pass(p.part, d, nil)
+		d, more = p.feed.pass(p.part, d, &p.ahead)
 	}
 	p.part.at = millrace.Position{}
 }

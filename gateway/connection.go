@@ -25,11 +25,12 @@ type connection struct {
 	sub      subscription
 	index    int // in gateway.connections, guarded by gateway.mu
 
-	heard    atomic.Int64       // when the client last sent something, by the coarse clock
-	pinged   int64              // when it was last pinged; of the pinger
-	peerDone atomic.Bool        // nothing is expected from the client any more: it has sent its close frame
-	stop     context.CancelFunc // ends the replay; nil if there was none
-	small    [64]byte           // read buffer: what clients send is mostly pongs of six bytes
+	cut      atomic.Pointer[ending] // why the gateway has cut it, if it has
+	heard    atomic.Int64           // when the client last sent something, by the coarse clock
+	pinged   int64                  // when it was last pinged; of the pinger
+	peerDone atomic.Bool            // nothing is expected from the client any more: it has sent its close frame
+	stop     context.CancelFunc     // ends the replay; nil if there was none
+	small    [64]byte               // read buffer: what clients send is mostly pongs of six bytes
 }
 
 // How long a client has, once it has been sent a close frame, to take it and to answer. One that is
@@ -91,6 +92,10 @@ func (c *connection) gone() {
 		c.stop()
 	}
 	c.sub.feed.leave(&c.sub)
+	if e := c.cut.Load(); e != nil { // logged here, where nobody waits
+		c.gateway.logger.Info("gateway: connection cut", "endpoint", c.endpoint.path, "protocol", c.form.protocol(),
+			"client", c.conn.RemoteAddr().String(), "reason", string(e.cut), "detail", e.reason)
+	}
 	c.gateway.forget(c)
 }
 
@@ -125,8 +130,7 @@ func (c *connection) end(e ending) {
 	}
 	if e.cut != "" {
 		c.gateway.metrics.cut.WithLabelValues(string(e.cut)).Inc()
-		c.gateway.logger.Info("gateway: connection cut", "endpoint", c.endpoint.path, "protocol", c.form.protocol(),
-			"client", c.conn.RemoteAddr().String(), "reason", string(e.cut), "detail", e.reason)
+		c.cut.Store(&e)
 	}
 }
 

@@ -13,7 +13,8 @@
 //	origin.go      websocket.go      sse.go
 //	since.go                         position ids, and what ?since= may say
 //	connection.go  outlet.go         one client
-//	fanout.go      encode.go         one stream
+//	fanout.go      subscription.go   one stream
+//	batch.go       encode.go         events, written once for all
 //	replay.go                        the way from a position to the live edge
 //	ping.go                          quiet, silent and stalled connections
 package gateway

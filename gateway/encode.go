@@ -25,7 +25,7 @@ const (
 	v1Vector               // millrace.v1, ids of all partitions of the stream
 	sse                    // Server-Sent Events, ids of one partition
 	sseVector              // Server-Sent Events, ids of all partitions of the stream
-	formsCount = iota
+	formsCount             // how many there are
 )
 
 // over returns the form for a subscription that spans several partitions.

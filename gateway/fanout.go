@@ -76,37 +76,6 @@ type traffic struct {
 	eventsNow, bytesNow int // of this pass; guarded by feed.mu
 }
 
-// group is a dense list of subscriptions, each of which knows where it sits, so that it can leave
-// without being searched for.
-type group struct{ members []member }
-
-type member struct {
-	s    *subscription
-	seat int // index in s.seats
-}
-
-type seat struct {
-	group *group
-	key   string // in feed.keys; unused in endpoint.all
-	index int    // in group.members
-}
-
-// subscription is a connection's interest in a stream: some keys, or all of them.
-type subscription struct {
-	c     *connection
-	feed  *feed
-	keys  []string // none: every key
-	parts []int    // the partitions where the keys live, in the order of feed.parts
-
-	// Guarded by feed.mu.
-	seats []seat
-	live  bool                // nothing is left to replay
-	told  uint64              // feed.passes when the client was last sent an id without an event
-	ahead []millrace.Position // by partition: events up to here were replayed; nil if there are none
-
-	first, last int32 // pending events of this pass: indexes in feed.pend, plus 1
-}
-
 // pending is an event (its index in the batch) for one subscription, and the next one.
 type pending struct{ event, next int32 }
 
@@ -125,23 +94,6 @@ func (f *feed) open(ctx context.Context) error {
 		f.every = append(f.every, i)
 	}
 	return nil
-}
-
-// partsOf returns the indexes of the partitions where the keys live; of all for no keys.
-func (f *feed) partsOf(keys []string) []int {
-	if len(keys) == 0 {
-		return f.every
-	}
-	var found []int
-	for _, p := range f.parts {
-		if slices.ContainsFunc(keys, func(key string) bool { return p.Contains(millrace.HashKey(key)) }) {
-			found = append(found, p.index)
-		}
-	}
-	if len(found) == 1 {
-		return f.parts[found[0]].only
-	}
-	return found
 }
 
 // follow hands a partition's events out until ctx ends or the partition is closed. It tries again for
@@ -174,24 +126,24 @@ func (f *feed) follow(ctx context.Context, p *part) error {
 func (f *feed) read(ctx context.Context, p *part) (progress bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ahead, at := make(chan delivery, blocksAhead), p.at // only this goroutine changes p.at
+	at := p.at // only this goroutine changes it
+	ahead := &lookahead{deliveries: make(chan delivery, blocksAhead), taken: make(chan struct{}, 1)}
 	var failure error
 	go func() {
-		defer close(ahead)
+		defer close(ahead.deliveries)
 		for sb, err := range f.stream.Read(ctx, p.Name, at) {
 			d := delivery{block: sb}
 			if err != nil && !errors.As(err, &d.gap) {
 				failure = err
 				return
 			}
-			select {
-			case ahead <- d:
-			case <-ctx.Done():
+			if !ahead.put(ctx, d) {
 				return
 			}
 		}
 	}()
-	for d := range ahead {
+	for d := range ahead.deliveries {
+		ahead.took(d)
 		for more := true; more; progress = true {
 			d, more = f.pass(p, d, ahead)
 		}
@@ -205,20 +157,73 @@ type delivery struct {
 	decoded bool // part.reader is set to the block
 	next    int  // index of its first event that is not handed out
 	gap     *millrace.Gap
+	why     error // of a gap that stands for an unreadable block
 }
-
-// blocksAhead is how many blocks are read while one is being handed out. They are handed out together,
-// so that a feed that has fallen behind catches up by fewer and larger writes.
-const blocksAhead = 32
 
 // unreadable is the reason of a gap that stands for a damaged block.
 const unreadable millrace.GapReason = "unreadable"
 
+// lookahead holds what was read while something else was being handed out. It is handed out together,
+// so that a feed that has fallen behind catches up by fewer and larger writes. When it is full, reading
+// the stream waits.
+type lookahead struct {
+	deliveries chan delivery
+	bytes      atomic.Int64
+	taken      chan struct{} // has a token when something was taken
+}
+
+// Bounds of a lookahead. A single block always fits.
+const (
+	blocksAhead = 32
+	bytesAhead  = 4 << 20
+)
+
+func (l *lookahead) put(ctx context.Context, d delivery) bool {
+	size := int64(len(d.block.Raw))
+	for l.bytes.Load() > 0 && l.bytes.Load()+size > bytesAhead {
+		select {
+		case <-l.taken:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	l.bytes.Add(size)
+	select {
+	case l.deliveries <- d:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// next returns what is at hand, if anything is.
+func (l *lookahead) next() (d delivery, ok bool) {
+	select {
+	case d, ok = <-l.deliveries:
+		l.took(d)
+		return d, ok
+	default:
+		return d, false
+	}
+}
+
+// took makes room for what comes next.
+func (l *lookahead) took(d delivery) {
+	l.bytes.Add(-int64(len(d.block.Raw)))
+	select {
+	case l.taken <- struct{}{}:
+	default:
+	}
+}
+
 // pass hands out as much of d as goes into one pass, and what else is at hand. It returns what is left
 // of what it took, if more is true. Joining never waits for more than a pass.
-func (f *feed) pass(p *part, d delivery, ahead <-chan delivery) (rest delivery, more bool) {
+func (f *feed) pass(p *part, d delivery, ahead *lookahead) (rest delivery, more bool) {
 	var err error
-	if d.gap == nil {
+	if d.gap != nil {
+		f.logger.Warn("gateway: events are gone before they could be pushed", "stream", f.stream.Name(), "partition", p.Name,
+			"after", d.gap.After, "first", d.gap.First, "reason", string(d.gap.Reason), "error", d.why)
+	} else {
 		err = f.decode(p, &d) // here, where nobody waits for the lock
 	}
 	f.mu.Lock()
@@ -234,21 +239,14 @@ func (f *feed) pass(p *part, d delivery, ahead <-chan delivery) (rest delivery, 
 		}
 		switch {
 		case err != nil:
-			f.logger.Error("gateway: a block is left out", "stream", f.stream.Name(),
-				"partition", p.Name, "block", d.block.At.Block, "error", err)
-			return delivery{gap: &millrace.Gap{After: p.at, First: d.block.At, Reason: unreadable}}, true
+			return delivery{gap: &millrace.Gap{After: p.at, First: d.block.At, Reason: unreadable}, why: err}, true
 		case d.next < int(d.block.Header.Events):
 			return d, true
 		}
-		select {
-		case d, more = <-ahead:
-			if !more || d.gap != nil {
-				return d, more
-			}
-			err = f.decode(p, &d)
-		default:
-			return delivery{}, false
+		if d, more = ahead.next(); !more || d.gap != nil {
+			return d, more
 		}
+		err = f.decode(p, &d)
 	}
 }
 
@@ -290,7 +288,7 @@ func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
 	if end > i {
 		f.setIDs(p, sb.At.Block)
 		first := b.take(sb.At.Block, i, end)
-		for form := plain; form < formsCount; form++ {
+		for form := range formsCount {
 			for k := i; k < end && f.byForm[form] > 0; k++ {
 				b.write(form, first+k-i, r, k)
 			}
@@ -430,18 +428,6 @@ func (f *feed) handAll(p *part) {
 	}
 }
 
-// passed says whether an event lies beyond what was replayed to s.
-func (s *subscription) passed(partition int, at millrace.Position) bool {
-	if at.Compare(s.ahead[partition]) <= 0 {
-		return false
-	}
-	s.ahead[partition] = millrace.Position{}
-	if !slices.ContainsFunc(s.ahead, func(p millrace.Position) bool { return !p.IsStart() }) {
-		s.ahead = nil
-	}
-	return true
-}
-
 // hand hands frames to one connection; one that cannot take them is cut. mu is held.
 func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
 	switch s.c.out.live(frames, shared) {
@@ -476,14 +462,19 @@ func (f *feed) count(oldest time.Time) {
 // skip moves a partition's place over events that are gone, and says so to everyone concerned; mu is
 // held.
 func (f *feed) skip(p *part, gap *millrace.Gap) {
-	f.logger.Warn("gateway: events are gone before they could be pushed", "stream", f.stream.Name(),
-		"partition", p.Name, "after", gap.After, "first", gap.First, "reason", string(gap.Reason))
 	p.at = gap.First
 	f.passes++
 	tell := func(s *subscription) {
-		if slices.Contains(s.parts, p.index) && (s.ahead == nil || s.ahead[p.index].Compare(gap.First) < 0) {
-			s.c.tellGap(f.appendID(nil, s), p.Name, gap, s.c.out.live)
+		if !slices.Contains(s.parts, p.index) {
+			return
 		}
+		if s.ahead != nil {
+			if gap.Reason == millrace.Trimmed && s.ahead[p.index].Compare(gap.First) >= 0 {
+				return // it has what is gone
+			}
+			s.ahead[p.index] = millrace.Position{} // what comes now may lie before it
+		}
+		s.c.tellGap(f.appendID(nil, s), p.Name, gap, s.c.out.live)
 	}
 	for _, e := range f.endpoints {
 		for form := range e.all {
@@ -498,103 +489,5 @@ func (f *feed) skip(p *part, gap *millrace.Gap) {
 				tell(m.s)
 			}
 		}
-	}
-}
-
-// appendID appends the id from which s would resume at the feed's places; mu is held.
-func (f *feed) appendID(dst []byte, s *subscription) []byte {
-	if len(s.parts) == 1 {
-		p := f.parts[s.parts[0]]
-		dst, _ = appendPlace(dst, "", p.Name, p.at)
-		return dst
-	}
-	incarnation := ""
-	for i, p := range f.parts {
-		if i > 0 {
-			dst = append(dst, '~')
-		}
-		dst, incarnation = appendPlace(dst, incarnation, p.Name, p.at)
-	}
-	return dst
-}
-
-// join lets s take part in the passes from now on; mu is held.
-func (f *feed) join(s *subscription) {
-	sit := func(g *group, key string) {
-		s.seats = append(s.seats, seat{group: g, key: key, index: len(g.members)})
-		g.members = append(g.members, member{s: s, seat: len(s.seats) - 1})
-	}
-	if len(s.keys) == 0 {
-		f.byForm[s.c.form]++
-		f.broad.Add(1)
-		sit(&s.c.endpoint.all[s.c.form], "")
-	}
-	for _, key := range s.keys {
-		g := f.keys[key]
-		if g == nil {
-			g = &group{}
-			f.keys[key] = g
-		}
-		sit(g, key)
-	}
-	f.interested.Add(1)
-}
-
-// leave ends what join began. Leaving twice is leaving once.
-func (f *feed) leave(s *subscription) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(s.seats) == 0 {
-		return
-	}
-	for _, seat := range s.seats {
-		g := seat.group
-		end := len(g.members) - 1
-		moved := g.members[end]
-		g.members[seat.index] = moved
-		moved.s.seats[moved.seat].index = seat.index
-		g.members[end] = member{}
-		if g.members = g.members[:end]; end == 0 && len(s.keys) > 0 {
-			delete(f.keys, seat.key)
-		}
-	}
-	if len(s.keys) == 0 {
-		f.byForm[s.c.form]--
-		f.broad.Add(-1)
-	}
-	s.seats, s.live, s.ahead = nil, false, nil
-	f.interested.Add(-1)
-}
-
-// joinLive lets s take part without any replay.
-func (f *feed) joinLive(s *subscription) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.join(s)
-	f.goLive(s)
-}
-
-// goLive says that s has come to the live edge, and tells the client; mu is held.
-func (f *feed) goLive(s *subscription) {
-	s.live = true
-	f.tell(s, true)
-}
-
-// tell sends the client an id without an event, if it can make use of one; mu is held.
-func (f *feed) tell(s *subscription, live bool) {
-	s.told = f.passes
-	f.id = f.appendID(f.id[:0], s)
-	if frame := appendProgress(nil, s.c.form, f.id, live); len(frame) > 0 {
-		s.c.out.live(frame, false) // a client that has no room for it does without
-	}
-}
-
-// progress tells a quiet client how far it has come, if that has changed since it was last told, so
-// that it need not make its way through everything again that it did not ask for.
-func (f *feed) progress(s *subscription) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if s.live && s.told != f.passes {
-		f.tell(s, false)
 	}
 }

@@ -177,7 +177,7 @@ func FuzzEvent(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key, kind string, data []byte, ns int64) {
 		r := readerOf(t, millrace.Event{Key: key, Type: kind, Data: data, Time: time.Unix(0, ns)})
 		ids := idText{before: []byte("0_x-1."), after: []byte("~1_")}
-		for form := plain; form < formsCount; form++ {
+		for form := range formsCount {
 			frame := appendEvent(nil, form, r, 0, 1, &ids)
 			if form.frameSize(frame) != len(frame) || form.frameSize(append(bytes.Clone(frame), frame...)) != len(frame) {
 				t.Fatalf("form %d: the size of %q is %d", form, frame, form.frameSize(frame))

@@ -70,7 +70,7 @@ func (e *endpoint) measure(m *Metrics) {
 	e.lag = m.lag.WithLabelValues(e.path)
 	e.gaps = m.gaps.WithLabelValues(e.path)
 	e.replays = m.replays.WithLabelValues(e.path)
-	for f := plain; f < formsCount; f++ {
+	for f := range formsCount {
 		p := f.protocol()
 		e.traffic[f] = traffic{
 			connections: m.connections.WithLabelValues(e.path, p),

@@ -151,7 +151,7 @@ func (o *outlet) over(b []byte) bool {
 func (o *outlet) enqueue(b []byte, n int, shared bool) {
 	if o.waiting() == 0 {
 		o.queue, o.off, o.wrote = o.queue[:0], 0, o.flows.clock.Load()
-		if o.inflight == 0 && shared {
+		if shared {
 			o.big, o.off = b, n
 			o.flows.queued(len(b) - n)
 			return

@@ -102,13 +102,13 @@ func (r *replay) park() []millrace.Position {
 	defer r.feed.mu.Unlock()
 	places := r.places()
 	ahead := make([]millrace.Position, len(places))
-	any := false
+	found := false
 	for _, i := range r.s.parts {
 		if r.at[i].Compare(places[i]) > 0 {
-			ahead[i], any = r.at[i], true
+			ahead[i], found = r.at[i], true
 		}
 	}
-	if r.s.ahead = nil; any {
+	if r.s.ahead = nil; found {
 		r.s.ahead = ahead
 	}
 	r.c.out.hold()
@@ -236,7 +236,8 @@ func (r *replay) turn(ctx context.Context, i int, place millrace.Position) error
 			return nil
 		}
 	}
-	return nil
+	return millrace.Errorf(millrace.Unavailable, "replay", "partition %s of %q ends before %s: the stream is closed",
+		name, r.feed.stream.Name(), place)
 }
 
 // block sends the events of a block that lie beyond r.at and not beyond place. full says that the

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"slices"
 	"strconv"
@@ -147,7 +146,7 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 		g.refuse(w, http.StatusInternalServerError, "this connection cannot be taken over: %v", err)
 		return
 	}
-	before, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what is there can be peeked at
+	before, _ := buffered.Peek(buffered.Reader.Buffered()) // what is there can be peeked at
 	before = slices.Clone(before)
 	var head []byte
 	if f == sse {
@@ -191,13 +190,13 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 // corsLines are the header lines of a response that opens a WebSocket, which differ from those of an
 // ordinary response.
 func corsLines(h http.Header) string {
-	lines := ""
+	var lines strings.Builder
 	for _, name := range []string{"Access-Control-Allow-Origin", "Vary"} {
 		if value := h.Get(name); value != "" {
-			lines += name + ": " + textproto.TrimString(value) + "\r\n"
+			fmt.Fprintf(&lines, "%s: %s\r\n", name, value) // without a line break: it came in a header
 		}
 	}
-	return lines
+	return lines.String()
 }
 
 // resumeTimeout bounds looking up where a client wants to begin.
@@ -259,8 +258,7 @@ func firstGap(ctx context.Context, s millrace.Stream, partition string, at millr
 		return nil, err
 	}
 	for _, err := range s.Read(ctx, partition, at) {
-		var gap *millrace.Gap
-		if errors.As(err, &gap) {
+		if gap, ok := errors.AsType[*millrace.Gap](err); ok {
 			return gap, nil
 		}
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -90,9 +91,7 @@ func OpenWebSocket(ctx context.Context, conn net.Conn, rawURL string, header htt
 	request.Header.Set("Upgrade", "websocket")
 	request.Header.Set("Sec-WebSocket-Version", "13")
 	request.Header.Set("Sec-WebSocket-Key", base64.StdEncoding.EncodeToString(nonce[:]))
-	for name, values := range header {
-		request.Header[name] = values
-	}
+	maps.Copy(request.Header, header)
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	if err := request.Write(conn); err != nil {
 		return nil, err

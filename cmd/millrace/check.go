@@ -60,8 +60,7 @@ func checkFiles(c *config.Config) (problems config.Problems) {
 
 // printFailure prints why a verb failed: a configuration's problems as they are, each in a line.
 func printFailure(w io.Writer, err error) {
-	var problems config.Problems
-	if errors.As(err, &problems) {
+	if problems, ok := errors.AsType[config.Problems](err); ok {
 		fmt.Fprintln(w, problems)
 		return
 	}

@@ -61,8 +61,7 @@ func (p *pipeline) listen() (err error) {
 func listen(section, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		var failure *net.OpError
-		if errors.As(err, &failure) {
+		if failure, ok := errors.AsType[*net.OpError](err); ok {
 			err = failure.Err // without the address a second time
 		}
 		return nil, fmt.Errorf("%s.listen: can't listen on %q: %w", section, address, err)
