@@ -96,19 +96,29 @@ func (b *books) arrive(place, key, id, data string) {
 	b.changed = make(chan struct{})
 }
 
+// clients are the places that are neither the stream nor the archive.
+func (b *books) clients() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var clients []string
+	for _, place := range b.places {
+		if place != "stream" && place != "archive" {
+			clients = append(clients, place)
+		}
+	}
+	for place := range b.some {
+		clients = append(clients, place)
+	}
+	return clients
+}
+
 // count is how many events were sent.
 func (b *books) count() int { return b.all.NumberSent() }
 
-// balanced says whether everything has come to all places in the list, or to all, if there is none.
+// balanced says whether everything has come to all of the places.
 func (b *books) balanced(places []string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if places == nil {
-		places = b.places
-		for place := range b.some {
-			places = append(places[:len(places):len(places)], place)
-		}
-	}
 	for _, place := range places {
 		l := b.all
 		if p := b.some[place]; p != nil {
@@ -121,7 +131,7 @@ func (b *books) balanced(places []string) bool {
 	return true
 }
 
-// await returns when everything that was sent has come to the places; to all, if none are given.
+// await returns when everything that was sent has come to the places.
 func (b *books) await(t *testing.T, places ...string) {
 	t.Helper()
 	if missing := b.wait(nil, places); missing != nil {

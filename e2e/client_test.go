@@ -29,7 +29,6 @@ type client struct {
 	mu      sync.Mutex
 	strange []string // gaps, frames that are none, refusals
 	resumed int      // connections that began with an id
-	ending  string   // how the newest connection ended
 }
 
 // message is an event as a client gets it.
@@ -93,13 +92,9 @@ func (c *client) connect(ctx context.Context, p *pipeline) {
 	} else {
 		err = c.followWebSocket(ctx, conn, program)
 	}
-	var refused *millracetest.Refused
-	if errors.As(err, &refused) && refused.Status != http.StatusServiceUnavailable {
+	if refused, ok := errors.AsType[*millracetest.Refused](err); ok && refused.Status != http.StatusServiceUnavailable {
 		c.wonder("%v", err)
 	}
-	c.mu.Lock()
-	c.ending = err.Error()
-	c.mu.Unlock()
 }
 
 func (c *client) wonder(format string, args ...any) {
@@ -208,11 +203,4 @@ func (c *client) followSSE(ctx context.Context, conn net.Conn, program *program)
 		}
 		m, lines = message{}, 0
 	}
-}
-
-// ended returns how the newest connection that has ended did so.
-func (c *client) ended() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ending
 }

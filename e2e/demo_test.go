@@ -36,8 +36,8 @@ func TestDemo(t *testing.T) {
 	}
 	var setup struct {
 		Positions, Crossings, PositionsParameter, CrossingsParameter, Lat, Lon string
-		Fences, Streets                                                         struct{ Features []any }
-		Counters                                                                []struct{ Name string }
+		Fences, Streets                                                        struct{ Features []any }
+		Counters                                                               []struct{ Name string }
 	}
 	if err := json.Unmarshal([]byte(p.page("/map/setup.json")), &setup); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/millracetest"
 )
 
 // Killed with -9 at random moments and started again, the program loses and repeats nothing: not in the
@@ -16,7 +18,13 @@ func TestKill(t *testing.T) {
 	if long {
 		kills = 50
 	}
-	s := newTraffic(t, trafficOptions{vehicles: 300})
+	s := newTraffic(t, trafficOptions{
+		vehicles: 300,
+		// The feed is no better than others and breaks off in the middle; and clients are cut as slow all
+		// the time, and come back.
+		feed:  millracetest.FeedOptions{CutEvery: 100_000, Preamble: "retry: 10\n\n"},
+		queue: "4KiB",
+	})
 	s.connectClients()
 	s.report(500)
 	stop := s.drive(20, 5*time.Millisecond)

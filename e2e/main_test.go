@@ -37,8 +37,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary, unbuilt = build(dir)
-	var failure *exec.ExitError
-	if errors.As(unbuilt, &failure) { // there is a go tool, and the program does not compile
+	if _, failed := errors.AsType[*exec.ExitError](unbuilt); failed { // there is a go tool, and the program does not compile
 		fmt.Fprintln(os.Stderr, unbuilt)
 		os.Exit(1)
 	}

@@ -35,7 +35,7 @@ func openBrowser(t *testing.T, url string) *browser {
 	if file == "" {
 		t.Skip("there is no Chromium here")
 	}
-	profile, err := os.MkdirTemp("", "millrace-e2e-browser-") // not t.TempDir: some child may write to the end
+	profile, err := os.MkdirTemp("", "millrace-e2e-browser-") //nolint:usetesting // some child may write into it to the very end
 	if err != nil {
 		t.Fatal(err)
 	}

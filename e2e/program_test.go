@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,12 +47,21 @@ type logLine struct {
 	Text                     string `json:"-"`
 }
 
+// need skips the test where the program can't be run.
+func need(t *testing.T) {
+	t.Helper()
+	switch {
+	case unbuilt != nil:
+		t.Skipf("the program can't be built here: %v", unbuilt)
+	case runtime.GOOS == "windows":
+		t.Skip("the tests send signals, which Windows does not have")
+	}
+}
+
 // launch starts the program in a directory and returns at once. It is killed with the test at the latest.
 func launch(t *testing.T, dir string, environment []string, args ...string) *program {
 	t.Helper()
-	if unbuilt != nil {
-		t.Skipf("the program can't be built here: %v", unbuilt)
-	}
+	need(t)
 	p := &program{
 		t: t, command: exec.Command(binary, args...),
 		ready: make(chan struct{}), ended: make(chan struct{}), heard: make(chan struct{}),
@@ -245,8 +256,8 @@ func fetch(url string) string {
 
 // killed says whether the program, which has ended, was killed with -9, by whomever.
 func (p *program) killed() bool {
-	var exit *exec.ExitError
-	if !errors.As(p.wait, &exit) {
+	exit, ok := errors.AsType[*exec.ExitError](p.wait)
+	if !ok {
 		return false
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)
@@ -282,7 +293,7 @@ func newPipeline(t *testing.T, dir string, files map[string]string, environment 
 // launch starts the program and returns at once.
 func (p *pipeline) launch(environment ...string) *program {
 	p.t.Helper()
-	next := launch(p.t, p.dir, append(p.environment[:len(p.environment):len(p.environment)], environment...), "run", "config.yaml")
+	next := launch(p.t, p.dir, append(slices.Clip(p.environment), environment...), "run", "config.yaml")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.current = next

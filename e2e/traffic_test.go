@@ -72,6 +72,7 @@ archives:
     buffer: {size: 8KiB, interval: 1s}
 gateway:
   listen: 127.0.0.1:0
+  queue: "${env:QUEUE}"
   endpoints:
     /positions: {from: positions, key: "query:vehicle"}
     /crossings: {from: crossings, key: "query:vehicle"}
@@ -84,27 +85,30 @@ type trafficOptions struct {
 	dir      string // of the pipeline; one of the test's if empty
 	dataDir  string // relative to dir
 	reserve  string // free space that the streams leave
+	queue    string // of each connection in the gateway
+	feed     millracetest.FeedOptions
 }
 
 func newTraffic(t *testing.T, o trafficOptions) *traffic {
 	t.Helper()
-	if unbuilt != nil {
-		t.Skipf("the program can't be built here: %v", unbuilt)
-	}
+	need(t)
 	if o.dataDir == "" {
 		o.dataDir = "data"
 	}
 	if o.reserve == "" {
 		o.reserve = "1MiB"
 	}
+	if o.queue == "" {
+		o.queue = "64KiB"
+	}
 	fences := town()
 	s := &traffic{
-		t: t, feed: millracetest.NewFeed(t, millracetest.FeedOptions{}),
+		t: t, feed: millracetest.NewFeed(t, o.feed),
 		positions: newBooks("positions"), crossings: newBooks("crossings"),
 		random: rand.New(rand.NewPCG(2, 0)), patrol: newPatrol(fences),
 	}
 	s.pipeline = newPipeline(t, o.dir, map[string]string{"config.yaml": trafficConfig, "town.geojson": geoJSON(fences)},
-		"FEED="+s.feed.URL, "DATA="+o.dataDir, "RESERVE="+o.reserve)
+		"FEED="+s.feed.URL, "DATA="+o.dataDir, "RESERVE="+o.reserve, "QUEUE="+o.queue)
 	part := func(most float64) point { return point{most * s.random.Float64(), most * s.random.Float64()} }
 	for i := range o.vehicles {
 		s.vehicles = append(s.vehicles, vehicle{
@@ -216,22 +220,6 @@ func (s *traffic) awaitClients() {
 			s.t.Logf("what the program does meanwhile:\n%s", s.pipeline.current.get("/debug/pprof/goroutine?debug=2"))
 		}
 	}
-}
-
-// clients are the places that are neither the stream nor the archive.
-func (b *books) clients() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var clients []string
-	for _, place := range b.places {
-		if place != "stream" && place != "archive" {
-			clients = append(clients, place)
-		}
-	}
-	for place := range b.some {
-		clients = append(clients, place)
-	}
-	return clients
 }
 
 // settle enters what is in the streams and in the archive of a program that has ended, and checks the

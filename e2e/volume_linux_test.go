@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // mountTmpfs mounts a file system in memory of so many bytes until the test ends; it skips the test where that
@@ -110,7 +112,7 @@ func (v *volume) cutPower() {
 		shutdown   = 0x8004587d // EXT4_IOC_SHUTDOWN
 		noLogFlush = 2
 	)
-	if err := ioctl(d.Fd(), shutdown, noLogFlush); err != nil {
+	if err := unix.IoctlSetPointerInt(int(d.Fd()), shutdown, noLogFlush); err != nil {
 		v.t.Skipf("this kernel can't cut the power of ext4: %v", err)
 	}
 }

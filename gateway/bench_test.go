@@ -50,7 +50,7 @@ func newPushing(tb testing.TB, n int, f form, key func(i int) string, events []m
 		if k := key(i); k != "" {
 			c.sub.keys = []string{k}
 		}
-		p.feed.joinLive(&c.sub)
+		p.feed.joinLive(&c.sub, nil)
 	}
 	var b block.Builder
 	for i := range events {

@@ -41,15 +41,29 @@ const (
 	headTimeout  = 10 * time.Second
 )
 
-// open writes the response's head and starts the connection's goroutine. Frames that are handed over
-// in the meantime follow the head. before is what the client has sent already.
-func (c *connection) open(head, before []byte) {
-	_ = c.conn.SetWriteDeadline(time.Now().Add(headTimeout)) // fails only if conn is closed
-	if _, err := c.conn.Write(head); err != nil {
-		c.out.close()
+// open lets the connection take part in its feed, writes the response's head, and starts the goroutine
+// that reads. A client that has seen the head gets every event from then on: so the head follows the
+// joining, and frames that are handed over in between follow the head. before is what the client
+// has sent already.
+func (c *connection) open(ctx context.Context, head, before []byte, r *replay) {
+	if r == nil {
+		c.sub.feed.joinLive(&c.sub, head)
+	} else {
+		c.out.begin(head)
+		c.gateway.metrics.replaying.Inc()
+		c.gateway.flows.running.Go(func() {
+			defer c.gateway.metrics.replaying.Dec()
+			r.run(ctx)
+		})
 	}
-	_ = c.conn.SetWriteDeadline(time.Time{})
-	c.out.start()
+	if c.out.raw == nil {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(headTimeout)) // fails only if conn is closed
+		if _, err := c.conn.Write(head); err != nil {
+			c.out.close()
+		}
+		_ = c.conn.SetWriteDeadline(time.Time{})
+		c.out.start()
+	}
 	go c.read(before)
 }
 
@@ -121,10 +135,9 @@ func (c *connection) end(e ending) {
 	if e.timeout == 0 {
 		e.timeout = closeTimeout
 	}
-	if !c.out.finish(last, e.drop) {
+	if !c.out.finish(last, e.drop, time.Now().Add(e.timeout)) { // then read calls gone, at the latest
 		return
 	}
-	_ = c.conn.SetReadDeadline(time.Now().Add(e.timeout)) // then read calls gone, if nothing did before
 	if c.stop != nil {
 		c.stop()
 	}
@@ -142,7 +155,8 @@ func (c *connection) flushed() {
 	if c.form.websocket() && !c.peerDone.Load() {
 		return
 	}
-	if tcp, ok := c.conn.(interface{ CloseWrite() error }); !ok || tcp.CloseWrite() != nil {
+	// Only of a bare socket is closing one side sure not to wait: TLS has a last word to send.
+	if tcp, ok := c.conn.(*net.TCPConn); !ok || tcp.CloseWrite() != nil {
 		abort(c.conn)
 	}
 }

@@ -2,10 +2,12 @@ package gateway_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -369,6 +371,64 @@ func TestRequests(t *testing.T) {
 	var refused *millracetest.Refused
 	if _, err := server.tryDial("/vehicles", ""); !errorAs(err, &refused) || refused.Status != 503 || refused.Header.Get("Retry-After") == "" {
 		t.Errorf("over the limit: %v", err)
+	}
+}
+
+// Over TLS sockets are not written directly; all else is the same.
+func TestTLS(t *testing.T) {
+	s := newStream(1)
+	w := newWriter(t, s)
+	w.put("42", "0")
+	var c gateway.Config
+	c.SetDefaults()
+	c.Endpoints = map[string]gateway.Endpoint{"/vehicles": {From: "crossings"}}
+	g, err := gateway.New(c, gateway.Options{Streams: map[string]millrace.Stream{"crossings": s}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	certified := httptest.NewTLSServer(nil)
+	defer certified.Close()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certified.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx, l) }()
+	var clients []*client
+	for range 2 {
+		conn, err := tls.Dial("tcp", l.Addr().String(), certified.Client().Transport.(*http.Transport).TLSClientConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		socket, err := millracetest.OpenWebSocket(t.Context(), conn, "ws://x/vehicles?since=0", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, &client{WebSocket: socket, t: t})
+	}
+	large := strings.Repeat("x", 1<<20)
+	for n := 1; n < 10; n++ {
+		w.put("42", fmt.Sprint(n))
+	}
+	w.put("42", large)
+	for _, c := range clients {
+		for n := range 10 {
+			c.want(fmt.Sprint(n))
+		}
+		c.want(large)
+	}
+	cancel()
+	for _, c := range clients {
+		if closed := c.closed(); closed.Code != 1012 {
+			t.Errorf("got %v", closed)
+		}
+		_ = c.WriteClose(1012, "")
+		_ = c.Close()
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

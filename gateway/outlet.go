@@ -220,6 +220,20 @@ func (o *outlet) compact() {
 	o.off -= whole
 }
 
+// begin hands over the response's head, which a fresh socket takes whole. Where a socket cannot be written
+// directly, whoever opens the connection writes the head, and frames wait until start.
+func (o *outlet) begin(head []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.raw == nil {
+		o.opening = true
+		return
+	}
+	if n, err := writeNow(o.raw, head); err != nil || n < len(head) {
+		o.shut()
+	}
+}
+
 // start ends the time in which frames wait because the response's head is being written.
 func (o *outlet) start() {
 	o.mu.Lock()
@@ -362,14 +376,15 @@ func (o *outlet) await() <-chan struct{} {
 }
 
 // finish lets the outlet take no more frames and appends a last one. drop says that what waits is
-// dropped, up to the end of a frame that is half written. It returns false if the outlet was closing
-// already.
-func (o *outlet) finish(last []byte, drop bool) bool {
+// dropped, up to the end of a frame that is half written. The client has until deadline; then reading
+// from it fails. It returns false if the outlet was closing already.
+func (o *outlet) finish(last []byte, drop bool, deadline time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.state != open {
 		return false
 	}
+	_ = o.conn.SetReadDeadline(deadline) // before anything that may abort
 	o.dropHeld()
 	if drop {
 		o.dropQueue()

@@ -11,9 +11,10 @@ import (
 // pinger looks at all connections from time to time: it keeps the quiet ones open, tells them how far
 // they have come, and cuts those that are silent or stalled.
 func (g *Gateway) pinger(ctx context.Context) {
-	begun := time.Now()
-	tick := time.NewTicker(max(time.Millisecond, g.config.Ping/16))
+	interval := max(time.Millisecond, g.config.Ping/16)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	last := time.Now()
 	var all, quiet []*connection
 	for {
 		select {
@@ -21,8 +22,10 @@ func (g *Gateway) pinger(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		now := int64(time.Since(begun))
-		g.flows.clock.Store(now)
+		// Time in which this program did not run does not count: it could not hear anyone either.
+		passed := min(time.Since(last), 2*interval)
+		last = time.Now()
+		now := g.flows.clock.Add(int64(passed))
 		g.mu.Lock()
 		all = append(all[:0], g.connections...)
 		g.mu.Unlock()

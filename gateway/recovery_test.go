@@ -23,6 +23,7 @@ import (
 // Clients of every kind are cut at random, and the gateway is ended and started again, while events
 // keep coming. Each client resumes from the last id that it has got, and misses and repeats nothing.
 func TestLedger(t *testing.T) {
+	t.Parallel()
 	const (
 		keys, lives = 5, 4
 		perLife     = 1500

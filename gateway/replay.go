@@ -116,11 +116,13 @@ func (r *replay) park() []millrace.Position {
 	return places
 }
 
-// goLive lets the held frames follow. It returns false if there were too many.
+// goLive lets the held frames follow. It returns false if there were too many; then the subscription has
+// left, before a pass could hand it what comes after them.
 func (r *replay) goLive() bool {
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
 	if !r.c.out.release() {
+		r.feed.remove(r.s)
 		return false
 	}
 	r.feed.goLive(r.s)

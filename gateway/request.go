@@ -158,13 +158,14 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 	giveUpAfter(conn, 2*g.config.Ping)
 	c.out = outlet{
 		conn: conn, raw: rawConn(conn), form: c.form, limit: int(g.config.Queue),
-		flows: &g.flows, done: c.flushed, opening: true,
+		flows: &g.flows, done: c.flushed,
 	}
 	now := g.flows.clock.Load()
 	c.heard.Store(now)
 	c.out.wrote = now
 	ctx := context.Background() // outlives the request
 	if catchUp != nil {
+		e.replays.Inc()
 		ctx, c.stop = context.WithCancel(ctx)
 	}
 	if !g.admit(c) { // the gateway has begun to drain
@@ -174,17 +175,7 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 		}
 		return
 	}
-	if catchUp == nil {
-		c.sub.feed.joinLive(&c.sub)
-	} else {
-		e.replays.Inc()
-		g.metrics.replaying.Inc()
-		g.flows.running.Go(func() {
-			defer g.metrics.replaying.Dec()
-			catchUp.run(ctx)
-		})
-	}
-	c.open(head, before)
+	c.open(ctx, head, before, catchUp)
 }
 
 // corsLines are the header lines of a response that opens a WebSocket, which differ from those of an

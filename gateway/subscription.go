@@ -97,6 +97,11 @@ func (f *feed) join(s *subscription) {
 func (f *feed) leave(s *subscription) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.remove(s)
+}
+
+// remove is leave; mu is held.
+func (f *feed) remove(s *subscription) {
 	if len(s.seats) == 0 {
 		return
 	}
@@ -119,10 +124,11 @@ func (f *feed) leave(s *subscription) {
 	f.interested.Add(-1)
 }
 
-// joinLive lets s take part without any replay.
-func (f *feed) joinLive(s *subscription) {
+// joinLive lets s take part without any replay; head is the response's.
+func (f *feed) joinLive(s *subscription, head []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	s.c.out.begin(head)
 	f.join(s)
 	f.goLive(s)
 }
