@@ -753,8 +753,7 @@ func TestValidate(t *testing.T) {
 	if millrace.CodeOf(err) != millrace.Invalid || !strings.Contains(err.Error(), `"bad name"`) || !strings.Contains(err.Error(), `"ev ents"`) {
 		t.Errorf("New: %v", err)
 	}
-	var e *millrace.Error
-	if !errors.As(err, &e) {
+	if _, ok := errors.AsType[*millrace.Error](err); !ok {
 		t.Errorf("New fails with %T", err)
 	}
 }

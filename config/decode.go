@@ -404,7 +404,7 @@ func setDefaults(v reflect.Value) {
 		c.SetDefaults()
 	}
 	for _, f := range v.Fields() { // a section that may be absent is absent until the file names it
-		if f := f; f.Kind() == reflect.Pointer && f.CanSet() {
+		if f.Kind() == reflect.Pointer && f.CanSet() {
 			f.SetZero()
 		}
 	}
