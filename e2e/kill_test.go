@@ -31,13 +31,15 @@ func TestKill(t *testing.T) {
 	random := rand.New(rand.NewPCG(9, 0))
 	for i := range kills {
 		p := s.pipeline.launch()
-		// When exactly it dies is up to the machine, and what is checked does not depend on it: one time in
-		// three while it starts, otherwise while it works. The feed goes on all the while.
-		most := 400 * time.Millisecond
-		if i%3 == 1 {
-			most = 250 * time.Millisecond
-		} else {
+		// When exactly it dies is up to the machine, and what is checked does not depend on it: while it
+		// starts, while it begins to work, and when clients have got something of it. The feed goes on all
+		// the while.
+		most := 250 * time.Millisecond
+		switch i % 3 {
+		case 0:
 			p.waitReady()
+		case 2:
+			s.crossings.awaitCount(t, "all keys", s.crossings.all.NumberArrived("all keys")+1)
 		}
 		moment := time.NewTimer(time.Duration(random.Int64N(int64(most))))
 		select {

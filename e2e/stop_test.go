@@ -25,7 +25,7 @@ func TestCleanStop(t *testing.T) {
 	}
 	p := s.pipeline.start()
 	s.report(1000)
-	stop := s.drive(50, 2*time.Millisecond)
+	stop := s.drive(20, 4*time.Millisecond)
 	s.crossings.awaitCount(t, "all keys, SSE", 200)
 	p.end(syscall.SIGTERM)
 	stop()
