@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type FeedRequest struct {
 	Method      string
 	LastEventID string
 	Header      http.Header
+	Query       url.Values
 	Body        []byte
 	At          time.Time
 }
@@ -197,7 +199,7 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	number := len(f.requests)
 	f.requests = append(f.requests, FeedRequest{
-		Method: r.Method, LastEventID: r.Header.Get("Last-Event-ID"), Header: r.Header.Clone(), Body: body, At: time.Now(),
+		Method: r.Method, LastEventID: r.Header.Get("Last-Event-ID"), Header: r.Header.Clone(), Query: r.URL.Query(), Body: body, At: time.Now(),
 	})
 	f.wake()
 	var answer http.HandlerFunc

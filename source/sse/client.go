@@ -6,6 +6,10 @@
 //	decode.go    Decoder: bytes in, events out, to the standard
 //	encoding.go  malformed UTF-8
 //	resume.go    the cursor, and how a connection goes on exactly where the last one ended
+//	track.go     the other ways to go on, and feeds that cannot
+//	window.go    rewinding, and dropping what has come
+//	mark.go      ids that are times
+//	snapshot.go  feeds that send their whole state instead of resuming
 //	emit.go      events into the emitter, in batches
 //	print.go     Print: events as lines of JSON
 //
@@ -22,11 +26,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/jsonpath"
 )
 
 // Source brings in the events of one feed. It implements millrace.Source: it connects, emits what
@@ -45,6 +51,10 @@ type Source struct {
 	log         *slog.Logger
 	instruments instruments
 	types       map[string]bool // nil: all
+	from        *jsonpath.Set   // where an event holds the value to resume by; nil: its id
+	drop        *jsonpath.Set   // nil: nothing is dropped
+	dropValues  []string
+	dropFound   []jsonpath.Value
 
 	arrivedEvents, arrivedBytes atomic.Int64 // for the report
 }
@@ -113,7 +123,27 @@ func New(c Config, o Options) *Source {
 			s.types[t] = true
 		}
 	}
+	if from := c.Resume.From; from != "" && from != fromID {
+		s.from = mustCompile(from)
+	}
+	if len(c.Drop) > 0 {
+		var paths []string
+		for _, rule := range c.Drop {
+			path, value, _ := strings.Cut(rule, "=")
+			paths, s.dropValues = append(paths, path), append(s.dropValues, value)
+		}
+		s.drop, s.dropFound = mustCompile(paths...), make([]jsonpath.Value, len(paths))
+	}
 	return s
+}
+
+// mustCompile compiles paths that Config.Validate has checked.
+func mustCompile(paths ...string) *jsonpath.Set {
+	set, err := jsonpath.Compile(paths...)
+	if err != nil {
+		panic(err)
+	}
+	return set
 }
 
 func newTransport() *http.Transport {
@@ -136,17 +166,39 @@ func newTransport() *http.Transport {
 // there will be no more (204); with an error when the emitter fails, when the cursor is not one of an
 // SSE source, and, with the Standard policy, when the standard says to fail.
 func (s *Source) Run(ctx context.Context, from millrace.Resume, out millrace.Emitter) error {
-	p, err := parseCursor(from.Cursor)
+	p, err := s.tracker(ctx, from)
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, newBatch(s, p, from.Cursor, out))
+	b := newBatch(s, p, from.Cursor, out)
+	if s.config.Resume.Snapshot != "" {
+		if b.snapshot, err = newSnapshot(ctx, &s.config.Resume, from.Recent); err != nil {
+			return err
+		}
+	}
+	return s.run(ctx, b)
+}
+
+// drops says whether the configuration drops an event, as it does with canaries.
+func (s *Source) drops(e *Event) bool {
+	if s.drop == nil || e.TooLarge || s.drop.Find(e.Data, s.dropFound) != nil {
+		return false
+	}
+	for i, v := range s.dropFound {
+		if v.Kind != jsonpath.Missing && v.String() == s.dropValues[i] {
+			return true
+		}
+	}
+	return false
 }
 
 // taker takes what connections bring.
 type taker interface {
-	// begin is called before each connection and returns the id to resume with.
+	// begin is called before each connection and returns the id to resume with; resume returns the
+	// same and changes nothing; connected is called when the feed has answered.
 	begin() (lastEventID string)
+	resume() (lastEventID string)
+	connected()
 	comment(text []byte)
 	// take is called for each event, flush after the events that one read has completed, with the last
 	// event ID as it then stands.
@@ -154,7 +206,11 @@ type taker interface {
 	flush(ctx context.Context, lastEventID []byte) error
 }
 
-var errStalled = errors.New("no byte came for the read_timeout")
+var (
+	errStalled = errors.New("no byte came for the read_timeout")
+	// errRevoked is returned by a taker where the feed says that the credentials have ended.
+	errRevoked = millrace.Errorf(millrace.Denied, "read the feed", "the feed says that the credentials are revoked: renew those in url and headers")
+)
 
 // run connects again and again.
 func (s *Source) run(ctx context.Context, out taker) error {
@@ -215,6 +271,7 @@ func (s *Source) connection(running context.Context, d *Decoder, out taker, pace
 		return s.explain(ctx, *refused)
 	}
 	defer response.Body.Close() //nolint:errcheck // nothing was written
+	out.connected()
 	s.instruments.connected.Set(1)
 	defer s.instruments.connected.Set(0)
 	level := slog.LevelInfo
@@ -230,7 +287,7 @@ func (s *Source) connection(running context.Context, d *Decoder, out taker, pace
 		return s.explain(ctx, ending{do: again, reason: "cut", err: err})
 	}
 	defer body.Close() //nolint:errcheck // of a reader
-	d.Reset(body, lastEventID)
+	d.Reset(body, s.heldID(lastEventID))
 	d.Comment = out.comment
 	var e Event
 	events := 0
@@ -240,6 +297,9 @@ func (s *Source) connection(running context.Context, d *Decoder, out taker, pace
 		for d.Next(&e) {
 			n++
 			if err := out.take(running, &e); err != nil {
+				if errors.Is(err, errRevoked) && s.o.Policy != Standard {
+					return ending{do: slowly, reason: "revoked", err: err}
+				}
 				return ending{do: fail, err: err}
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/jsonpath"
 )
 
 // Config describes one feed.
@@ -18,6 +20,20 @@ type Config struct {
 	Headers map[string]string `yaml:"headers,secret"`
 	// Types are the SSE event types to keep; all if absent. What is dropped still moves the cursor.
 	Types []string `yaml:"types"`
+	// Drop says which events are dropped: PATH=VALUE, such as meta.domain=canary, where the path is one
+	// into the event's JSON data. Like those of other types they are a sign of life and move the cursor.
+	Drop []string `yaml:"drop"`
+	// Resume says how the feed goes on after an interruption.
+	Resume Resume `yaml:"resume"`
+	// Rewind begins each connection so much before where the last one stood, for feeds whose own resume
+	// loses events. The feed's ids, or the values of resume.from, must be times: RFC 3339, or Unix
+	// seconds to nanoseconds by magnitude, or a JSON array of objects with topic, partition and such a
+	// timestamp. Needs dedupe.
+	Rewind time.Duration `yaml:"rewind"`
+	// Dedupe is the dotted path of an id inside each event's JSON data, a string or a number. It becomes
+	// the event's ID, and an event that has come already is dropped, also after a restart. What is
+	// remembered is what rewind may bring again; without times in the ids, the last ten minutes.
+	Dedupe string `yaml:"dedupe"`
 	// ReadTimeout: no byte for this long means a stalled connection, which is replaced. 0 = never.
 	// Default 60s.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
@@ -27,10 +43,64 @@ type Config struct {
 	EventLimit int64 `yaml:"event_limit,size"`
 }
 
+// Resume says how a feed goes on after an interruption. Empty: by Last-Event-ID, as the standard says.
+// At most one of query, snapshot and none may be set.
+type Resume struct {
+	// Query is the name of a parameter of the url that says where to go on (since, cursor,
+	// starting_after); the header Last-Event-ID is not sent then.
+	Query string `yaml:"query"`
+	// From is where the parameter's value is found: id (the default), or the dotted path of a string or
+	// a number in the event's JSON data.
+	From string `yaml:"from"`
+	// Snapshot names the format of a feed that sends its whole state instead of going on: mbta (reset,
+	// add, update, remove) or firebase (put, patch). Each object becomes an event of its own with the
+	// type add, update or remove, and of a snapshot only what has changed becomes events: also what
+	// changed and what ended while nobody listened. The source's own blocks tell what was known.
+	Snapshot string `yaml:"snapshot"`
+	// Key is the dotted path of the key in an mbta object. Default id.
+	Key string `yaml:"key"`
+	// None says that the feed cannot resume. The first event after each gap has the attributes gap_from
+	// and gap_to (RFC 3339), the log has a warning, and metrics count the gaps and their seconds.
+	None bool `yaml:"none"`
+}
+
+const fromID = "id"
+
+// Validate reports every problem with the path of its key.
+func (r *Resume) Validate(problem func(path, format string, args ...any)) {
+	ways := 0
+	for _, set := range []bool{r.Query != "", r.Snapshot != "", r.None} {
+		if set {
+			ways++
+		}
+	}
+	if ways > 1 {
+		problem("", "takes only one of query, snapshot and none")
+	}
+	if r.Snapshot != "" && r.Snapshot != formatMBTA && r.Snapshot != formatFirebase {
+		problem("snapshot", "%q is no format; write mbta or firebase", r.Snapshot)
+	}
+	if r.From != "" && r.Query == "" {
+		problem("from", "%q needs query: the name of the parameter that gets the value", r.From)
+	}
+	checkPath(problem, "from", r.From)
+	checkPath(problem, "key", r.Key)
+}
+
+func checkPath(problem func(path, format string, args ...any), key, path string) {
+	if path == "" {
+		return
+	}
+	if _, err := jsonpath.Compile(path); err != nil {
+		problem(key, "%v", err)
+	}
+}
+
 // SetDefaults sets what the configuration may leave out.
 func (c *Config) SetDefaults() {
 	c.ReadTimeout = 60 * time.Second
 	c.EventLimit = 8 << 20
+	c.Resume.Key = fromID
 }
 
 // Validate reports every problem with the path of its key.
@@ -57,6 +127,25 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		if t == "" {
 			problem("types."+strconv.Itoa(i), "is empty; events without a type of their own have the type message")
 		}
+	}
+	for i, rule := range c.Drop {
+		if path, _, ok := strings.Cut(rule, "="); !ok {
+			problem("drop."+strconv.Itoa(i), "%q is no rule; write PATH=VALUE, such as meta.domain=canary", rule)
+		} else if path == "" {
+			problem("drop."+strconv.Itoa(i), "%q names no path; write PATH=VALUE, such as meta.domain=canary", rule)
+		} else {
+			checkPath(problem, "drop."+strconv.Itoa(i), path)
+		}
+	}
+	checkPath(problem, "dedupe", c.Dedupe)
+	switch {
+	case c.Rewind < 0:
+		problem("rewind", "%s is negative", c.Rewind)
+	case c.Rewind > 0 && c.Dedupe == "":
+		problem("rewind", "%s brings events twice; name the id inside them: dedupe: PATH", c.Rewind)
+	}
+	if c.Dedupe != "" && (c.Resume.Snapshot != "" || c.Resume.None) {
+		problem("dedupe", "%q is of no use with resume.snapshot and resume.none", c.Dedupe)
 	}
 	if c.ReadTimeout < 0 {
 		problem("read_timeout", "%s is negative; 0 means never", c.ReadTimeout)

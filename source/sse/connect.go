@@ -26,6 +26,9 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 	live.wait()
 	defer live.rest()
 	target, method, body := s.url, s.o.Method, s.o.Body
+	if name := s.config.Resume.Query; name != "" && lastEventID != "" {
+		target, lastEventID = withQuery(target, name, lastEventID), ""
+	}
 	for hops := 0; ; hops++ {
 		request, err := s.request(ctx, target, method, body, lastEventID)
 		if err != nil {
@@ -63,6 +66,29 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 			method, body = http.MethodGet, nil // as the Fetch standard says, "HTTP-redirect fetch"
 		}
 	}
+}
+
+// withQuery returns the URL with a parameter set, the others as they are.
+func withQuery(u *url.URL, name, value string) *url.URL {
+	var kept []string
+	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
+		key, _, _ := strings.Cut(parameter, "=")
+		if key, err := url.QueryUnescape(key); parameter != "" && (err != nil || key != name) {
+			kept = append(kept, parameter)
+		}
+	}
+	with := *u
+	with.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+	return &with
+}
+
+// heldID is the last event ID that a connection begins with: what it resumed with, unless that was
+// no id of the feed's.
+func (s *Source) heldID(resumed string) string {
+	if s.from != nil {
+		return ""
+	}
+	return resumed
 }
 
 func redirects(status int) bool {
