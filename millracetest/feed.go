@@ -87,6 +87,10 @@ type FeedOptions struct {
 	EventsEach int
 	// Resume is what a Last-Event-ID does.
 	Resume FeedResume
+	// Query is a parameter of the URL that resumes instead of Last-Event-ID, if set.
+	Query string
+	// Value is what Last-Event-ID or Query name an event by. Default its id.
+	Value func(FeedEvent) string
 	// Repeat sends so many events again that came before the place where the connection resumes.
 	Repeat int
 	// Live sends a connection that does not resume only what comes after its beginning; otherwise it
@@ -121,6 +125,9 @@ func NewFeedHandler(o FeedOptions) *Feed {
 	}
 	if len(o.Endings) == 0 {
 		o.Endings = []FeedEnding{FeedCut, FeedEnd}
+	}
+	if o.Value == nil {
+		o.Value = func(e FeedEvent) string { return e.ID }
 	}
 	return &Feed{options: o, changed: make(chan struct{}), closing: make(chan struct{})}
 }
@@ -207,8 +214,11 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer, f.answers = f.answers[0], f.answers[1:]
 	}
 	lastEventID := r.Header.Get("Last-Event-ID")
+	if f.options.Query != "" {
+		lastEventID = r.URL.Query().Get(f.options.Query)
+	}
 	next, past := f.start(lastEventID)
-	finished := f.over && (next == len(f.history) || lastEventID != "" && lastEventID == f.history[len(f.history)-1].ID)
+	finished := f.over && (next == len(f.history) || lastEventID != "" && lastEventID == f.options.Value(f.history[len(f.history)-1]))
 	f.mu.Unlock()
 	switch {
 	case answer != nil:
@@ -223,7 +233,7 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // start returns the index of the first event to send, and how many events are the past, of which
 // ResumeNamed leaves out those without an id.
 func (f *Feed) start(lastEventID string) (next, past int) {
-	has := func(e FeedEvent) bool { return e.ID == lastEventID }
+	has := func(e FeedEvent) bool { return f.options.Value(e) == lastEventID }
 	if lastEventID == "" || f.options.Resume == ResumeNever || !slices.ContainsFunc(f.history, has) {
 		if f.options.Live {
 			return len(f.history), 0

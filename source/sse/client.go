@@ -167,15 +167,18 @@ func newTransport() *http.Transport {
 // SSE source, and, with the Standard policy, when the standard says to fail.
 func (s *Source) Run(ctx context.Context, from millrace.Resume, out millrace.Emitter) error {
 	p, err := s.tracker(ctx, from)
-	if err != nil {
+	var known *snapshot
+	if err == nil && s.config.Resume.Snapshot != "" {
+		known, err = newSnapshot(ctx, &s.config.Resume, from.Recent)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // it ended while the source's own blocks were read back
+	case err != nil:
 		return err
 	}
 	b := newBatch(s, p, from.Cursor, out)
-	if s.config.Resume.Snapshot != "" {
-		if b.snapshot, err = newSnapshot(ctx, &s.config.Resume, from.Recent); err != nil {
-			return err
-		}
-	}
+	b.snapshot = known
 	return s.run(ctx, b)
 }
 

@@ -12,7 +12,11 @@ import (
 
 // Config describes one feed.
 type Config struct {
-	// URL of the feed, http or https. Required. Its query string may hold secrets and is never logged.
+	// Preset sets what a well-known feed needs: wikimedia, mbta, firebase; generic (the default) sets
+	// nothing. Whatever is written besides wins. The pages in docs/feeds say what each one sets, also of
+	// the keys beside sse (key, time, split).
+	Preset string `yaml:"preset"`
+	// URL of the feed, http or https. Required, unless the preset has one. Its query string may hold secrets and is never logged.
 	URL string `yaml:"url"`
 	// Headers sent with every request, in place of the source's own of the same name (Accept,
 	// User-Agent...). Values may hold secrets: they are never logged, and when a feed redirects to
@@ -37,6 +41,18 @@ type Config struct {
 	// ReadTimeout: no byte for this long means a stalled connection, which is replaced. 0 = never.
 	// Default 60s.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// MaxConnection replaces a connection that has lasted so long before the feed cuts it: the next one
+	// is opened, and goes on where the first one stands, before the first one is closed. 0 = never, the
+	// default. It waits for the next bytes after that time, and cannot be had with resume.none.
+	MaxConnection time.Duration `yaml:"max_connection"`
+	// Proxy is the URL of an HTTP, HTTPS or SOCKS5 proxy. Absent: those of the environment
+	// (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). May hold user and password.
+	Proxy string `yaml:"proxy"`
+	// TLS says whom to trust, and who we are.
+	TLS TLS `yaml:"tls"`
+	// AllowPrivate lets the feed redirect to private, loopback and link-local addresses, which is refused
+	// unless the url leads to such an address itself.
+	AllowPrivate bool `yaml:"allow_private"`
 	// ReportEvery logs how many events arrived, this often. 0 = never, the default.
 	ReportEvery time.Duration `yaml:"report_every"`
 	// EventLimit bounds the data of one event; what is over it becomes a dead letter. Default 8MiB.
@@ -65,6 +81,25 @@ type Resume struct {
 }
 
 const fromID = "id"
+
+// TLS is how connections to the feed are secured. Certificates are always verified.
+type TLS struct {
+	// CA is a file of certificates (PEM) that are trusted instead of the system's.
+	CA string `yaml:"ca,path"`
+	// Cert and Key are files (PEM) of a client certificate, with its chain, and its key.
+	Cert string `yaml:"cert,path"`
+	Key  string `yaml:"key,path"`
+}
+
+// Validate reports every problem with the path of its key.
+func (c *TLS) Validate(problem func(path, format string, args ...any)) {
+	if c.Cert != "" && c.Key == "" {
+		problem("key", "is missing: the file with the key of cert")
+	}
+	if c.Key != "" && c.Cert == "" {
+		problem("cert", "is missing: the file with the certificate of key")
+	}
+}
 
 // Validate reports every problem with the path of its key.
 func (r *Resume) Validate(problem func(path, format string, args ...any)) {
@@ -105,6 +140,9 @@ func (c *Config) SetDefaults() {
 
 // Validate reports every problem with the path of its key.
 func (c *Config) Validate(problem func(path, format string, args ...any)) {
+	if _, known := presets[c.Preset]; !known {
+		problem("preset", "%.80q is none; write wikimedia, mbta, firebase or generic", c.Preset)
+	}
 	switch u, err := url.Parse(c.URL); {
 	case c.URL == "":
 		problem("url", "a feed needs a url, such as https://example.org/events")
@@ -149,6 +187,21 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	}
 	if c.ReadTimeout < 0 {
 		problem("read_timeout", "%s is negative; 0 means never", c.ReadTimeout)
+	}
+	switch {
+	case c.MaxConnection < 0:
+		problem("max_connection", "%s is negative; 0 means never", c.MaxConnection)
+	case c.MaxConnection > 0 && c.MaxConnection < time.Second:
+		problem("max_connection", "%s is too short; write some minutes less than the feed allows, such as 14m", c.MaxConnection)
+	case c.MaxConnection > 0 && c.Resume.None:
+		problem("max_connection", "%s would lose events where the feed cannot resume (resume.none); remove one", c.MaxConnection)
+	}
+	if c.Proxy != "" {
+		if u, err := url.Parse(c.Proxy); err != nil {
+			problem("proxy", "not a URL") // the text may hold a secret
+		} else if u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" || u.Host == "" {
+			problem("proxy", "must begin with http://, https:// or socks5:// and name a host")
+		}
 	}
 	if c.ReportEvery < 0 {
 		problem("report_every", "%s is negative; 0 means never", c.ReportEvery)

@@ -304,6 +304,9 @@ func (w *window) blend(id []byte, missing map[string]mark) []byte {
 func (w *window) arrived(name string, of, now int64) {
 	t := w.topics[name]
 	if t == nil {
+		if len(w.topics) > 4*maxMarks { // no feed has so many: their names are garbage
+			clear(w.topics)
+		}
 		t = &topic{at: of, trail: []arrival{{of, now}}}
 		w.topics[name] = t
 		return
