@@ -3,6 +3,7 @@ package sse
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -30,11 +31,14 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 		target, lastEventID = withQuery(target, name, lastEventID), ""
 	}
 	for hops := 0; ; hops++ {
-		request, err := s.request(ctx, target, method, body, lastEventID)
+		request, err := s.request(s.guard(ctx, target), target, method, body, lastEventID)
 		if err != nil {
 			return nil, &ending{do: again, reason: "network", err: err}
 		}
 		response, err := s.transport.RoundTrip(request)
+		if errors.Is(err, errPrivate) {
+			return nil, s.refusePrivate()
+		}
 		if err != nil {
 			return nil, &ending{do: again, reason: "network", err: err}
 		}
@@ -56,6 +60,9 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 		next = target.ResolveReference(next)
 		if next.Scheme != "http" && next.Scheme != "https" || next.Host == "" {
 			return nil, s.refuse("redirect", "the feed redirects to a URL that is neither http nor https: check url")
+		}
+		if s.guards(next) && s.privateHost(next.Hostname()) {
+			return nil, s.refusePrivate()
 		}
 		if next.User == nil && sameOrigin(s.url, next) {
 			next.User = s.url.User
@@ -272,7 +279,7 @@ func newLiveness(timeout time.Duration, stalled func()) *liveness {
 }
 
 func (l *liveness) wait() {
-	if l.timer != nil {
+	if l.timer != nil && l.timeout > 0 {
 		l.timer.Reset(l.timeout)
 	}
 }
