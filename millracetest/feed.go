@@ -104,6 +104,8 @@ type FeedOptions struct {
 	Gzip bool
 	// Preamble is sent at the beginning of each connection: a BOM, a comment, a retry field.
 	Preamble string
+	// Lifetime ends each connection properly after so long. 0: never.
+	Lifetime time.Duration
 	// Heartbeat sends a comment when nothing else was sent for so long. 0: never.
 	Heartbeat time.Duration
 }
@@ -292,6 +294,12 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 	alive := f.options.Preamble == "" || send([]byte(f.options.Preamble))
 	sent := 0
 	var text []byte
+	var end <-chan time.Time
+	if f.options.Lifetime > 0 {
+		timer := time.NewTimer(f.options.Lifetime)
+		defer timer.Stop()
+		end = timer.C
+	}
 	for alive {
 		f.mu.Lock()
 		events, over, changed := f.history[next:], f.over, f.changed
@@ -312,7 +320,7 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 			return
 		case len(events) > 0: // left out
 		default:
-			alive = f.idle(r, changed, send)
+			alive = f.idle(r, changed, end, send)
 		}
 	}
 	switch {
@@ -328,7 +336,7 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 }
 
 // idle waits for more events and sends heartbeats meanwhile.
-func (f *Feed) idle(r *http.Request, changed <-chan struct{}, send func([]byte) bool) bool {
+func (f *Feed) idle(r *http.Request, changed <-chan struct{}, end <-chan time.Time, send func([]byte) bool) bool {
 	var beat <-chan time.Time
 	if f.options.Heartbeat > 0 {
 		timer := time.NewTimer(f.options.Heartbeat)
@@ -340,6 +348,8 @@ func (f *Feed) idle(r *http.Request, changed <-chan struct{}, send func([]byte) 
 		return true
 	case <-beat:
 		return send([]byte(":" + f.options.Newline))
+	case <-end:
+		return false
 	case <-r.Context().Done():
 		return false
 	case <-f.closing:
