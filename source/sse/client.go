@@ -58,6 +58,7 @@ type Source struct {
 	from        *jsonpath.Set         // where an event holds the value to resume by; nil: its id
 	drop        *jsonpath.Set         // nil: nothing is dropped
 	dropValues  []string
+	dropWhole   []string // whole data
 	dropFound   []jsonpath.Value
 
 	arrivedEvents, arrivedBytes atomic.Int64 // for the report
@@ -124,16 +125,22 @@ func New(c Config, o Options) *Source {
 			s.types[t] = true
 		}
 	}
-	if from := c.Resume.From; from != "" && from != fromID {
+	if from := c.Resume.From; from != "" {
 		s.from = mustCompile(from)
 	}
 	if len(c.Drop) > 0 {
 		var paths []string
 		for _, rule := range c.Drop {
 			path, value, _ := strings.Cut(rule, "=")
+			if path == "" {
+				s.dropWhole = append(s.dropWhole, value)
+				continue
+			}
 			paths, s.dropValues = append(paths, path), append(s.dropValues, value)
 		}
-		s.drop, s.dropFound = mustCompile(paths...), make([]jsonpath.Value, len(paths))
+		if len(paths) > 0 {
+			s.drop, s.dropFound = mustCompile(paths...), make([]jsonpath.Value, len(paths))
+		}
 	}
 	return s
 }
@@ -169,6 +176,11 @@ func (s *Source) Run(ctx context.Context, from millrace.Resume, out millrace.Emi
 
 // drops says whether the configuration drops an event, as it does with canaries.
 func (s *Source) drops(e *Event) bool {
+	for _, whole := range s.dropWhole {
+		if string(e.Data) == whole {
+			return true
+		}
+	}
 	if s.drop == nil || e.TooLarge || s.drop.Find(e.Data, s.dropFound) != nil {
 		return false
 	}

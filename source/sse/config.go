@@ -25,7 +25,7 @@ type Config struct {
 	// Types are the SSE event types to keep; all if absent. What is dropped still moves the cursor.
 	Types []string `yaml:"types"`
 	// Drop says which events are dropped: PATH=VALUE, such as meta.domain=canary, where the path is one
-	// into the event's JSON data. Like those of other types they are a sign of life and move the cursor.
+	// into the event's JSON data, or =TEXT for events whose whole data is that text. Like those of other types they are a sign of life and move the cursor.
 	Drop []string `yaml:"drop"`
 	// Resume says how the feed goes on after an interruption.
 	Resume Resume `yaml:"resume"`
@@ -65,8 +65,8 @@ type Resume struct {
 	// Query is the name of a parameter of the url that says where to go on (since, cursor,
 	// starting_after); the header Last-Event-ID is not sent then.
 	Query string `yaml:"query"`
-	// From is where the parameter's value is found: id (the default), or the dotted path of a string or
-	// a number in the event's JSON data.
+	// From is where the parameter's value is found: the dotted path of a string or a number in the
+	// event's JSON data. Absent: the event's own id, as Last-Event-ID would carry it.
 	From string `yaml:"from"`
 	// Snapshot names the format of a feed that sends its whole state instead of going on: mbta (reset,
 	// add, update, remove) or firebase (put, patch). Each object becomes an event of its own with the
@@ -79,8 +79,6 @@ type Resume struct {
 	// and gap_to (RFC 3339), the log has a warning, and metrics count the gaps and their seconds.
 	None bool `yaml:"none"`
 }
-
-const fromID = "id"
 
 // TLS is how connections to the feed are secured. Certificates are always verified.
 type TLS struct {
@@ -135,7 +133,7 @@ func checkPath(problem func(path, format string, args ...any), key, path string)
 func (c *Config) SetDefaults() {
 	c.ReadTimeout = 60 * time.Second
 	c.EventLimit = 8 << 20
-	c.Resume.Key = fromID
+	c.Resume.Key = "id"
 }
 
 // Validate reports every problem with the path of its key.
@@ -169,8 +167,6 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	for i, rule := range c.Drop {
 		if path, _, ok := strings.Cut(rule, "="); !ok {
 			problem("drop."+strconv.Itoa(i), "%q is no rule; write PATH=VALUE, such as meta.domain=canary", rule)
-		} else if path == "" {
-			problem("drop."+strconv.Itoa(i), "%q names no path; write PATH=VALUE, such as meta.domain=canary", rule)
 		} else {
 			checkPath(problem, "drop."+strconv.Itoa(i), path)
 		}

@@ -30,7 +30,7 @@ func TestResumeByQuery(t *testing.T) {
 		resume millracetest.FeedResume
 		event  func(i int) millracetest.FeedEvent
 	}{
-		"the id": {from: "id", event: func(i int) millracetest.FeedEvent {
+		"the id": {event: func(i int) millracetest.FeedEvent {
 			return millracetest.FeedEvent{ID: fmt.Sprint("i ", i, "&="), Type: "m", Data: fmt.Sprint(i)}
 		}},
 		"a number inside": {from: "meta.at", event: func(i int) millracetest.FeedEvent {
@@ -52,7 +52,7 @@ func TestResumeByQuery(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			value := inside
-			if tt.from == "id" {
+			if tt.from == "" {
 				value = nil
 			}
 			feed := millracetest.NewFeed(t, millracetest.FeedOptions{
@@ -284,7 +284,7 @@ func TestWindowIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 100_000 {
+		for i := range 30_000 {
 			now = now.Add(50 * time.Millisecond)
 			e := Event{ID: []byte(id()), Data: fmt.Appendf(nil, `{"id":%d}`, i)}
 			if _, isNew := w.take(nil, &e, "", ""); !isNew {
@@ -313,7 +313,6 @@ func TestTrackerOptions(t *testing.T) {
 		"dedupe is no path":  {func(c *Config) { c.Dedupe = "." }, "dedupe: "},
 		"dedupe a snapshot":  {func(c *Config) { c.Dedupe, c.Resume.Snapshot = "id", "mbta" }, "dedupe: \"id\" is of no use"},
 		"drop without value": {func(c *Config) { c.Drop = []string{"a"} }, "drop.0: \"a\" is no rule"},
-		"drop without path":  {func(c *Config) { c.Drop = []string{"=a"} }, "drop.0: \"=a\" names no path"},
 	} {
 		c := config("http://h/")
 		tt.set(&c)
