@@ -133,7 +133,6 @@ func checkPath(problem func(path, format string, args ...any), key, path string)
 func (c *Config) SetDefaults() {
 	c.ReadTimeout = 60 * time.Second
 	c.EventLimit = 8 << 20
-	c.Resume.Key = "id"
 }
 
 // Validate reports every problem with the path of its key.

@@ -2,6 +2,7 @@ package sse
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"hash/maphash"
@@ -63,11 +64,12 @@ const (
 func newSnapshot(ctx context.Context, c *Resume, recent recentBlocks) (*snapshot, error) {
 	s := &snapshot{format: c.Snapshot, seed: maphash.MakeSeed(), known: make(map[string]known)}
 	if s.format == formatMBTA {
+		path := cmp.Or(c.Key, "id")
 		var err error
-		if s.key, err = jsonpath.Compile(c.Key); err != nil {
+		if s.key, err = jsonpath.Compile(path); err != nil {
 			return nil, err
 		}
-		s.segments = segments(c.Key)
+		s.segments = segments(path)
 	}
 	if recent == nil {
 		return s, nil
