@@ -324,7 +324,7 @@ func (d *decoder) structure(entries []entry, v reflect.Value, path string, above
 		d.value(e.value, v.FieldByIndex(fields[i].index), d.enter(path, e), fields[i].option, fields)
 	}
 	d.resolvePaths(v, set)
-	if c, ok := v.Addr().Interface().(preset); ok {
+	if c, ok := reflect.TypeAssert[preset](v.Addr()); ok {
 		c.ApplyPreset(func(key string) bool { _, set := d.places[join(path, key)]; return set })
 	}
 	d.validate(v, path)

@@ -1,7 +1,6 @@
 package millracetest
 
 import (
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -134,7 +133,7 @@ func (s *simulator) stream(w http.ResponseWriter, r *http.Request, number int, h
 				return
 			}
 		}
-		if _, err := io.WriteString(body, string(text)); err != nil {
+		if _, err := body.Write(text); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 		body.flusher.Flush()

@@ -28,6 +28,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,10 +177,8 @@ func (s *Source) Run(ctx context.Context, from millrace.Resume, out millrace.Emi
 
 // drops says whether the configuration drops an event, as it does with canaries.
 func (s *Source) drops(e *Event) bool {
-	for _, whole := range s.dropWhole {
-		if string(e.Data) == whole {
-			return true
-		}
+	if s.dropWhole != nil && slices.Contains(s.dropWhole, string(e.Data)) {
+		return true
 	}
 	if s.drop == nil || e.TooLarge || s.drop.Find(e.Data, s.dropFound) != nil {
 		return false

@@ -177,9 +177,18 @@ func TestConformanceRedirects(t *testing.T) {
 		status       int
 		method, want string
 	}{
-		{301, "GET", "GET"}, {302, "GET", "GET"}, {303, "GET", "GET"}, {307, "GET", "GET"}, {308, "GET", "GET"},
-		{301, "POST", "GET"}, {302, "POST", "GET"}, {303, "POST", "GET"}, {307, "POST", "POST"}, {308, "POST", "POST"},
-		{301, "PUT", "PUT"}, {303, "PUT", "GET"},
+		{301, "GET", "GET"},
+		{302, "GET", "GET"},
+		{303, "GET", "GET"},
+		{307, "GET", "GET"},
+		{308, "GET", "GET"},
+		{301, "POST", "GET"},
+		{302, "POST", "GET"},
+		{303, "POST", "GET"},
+		{307, "POST", "POST"},
+		{308, "POST", "POST"},
+		{301, "PUT", "PUT"},
+		{303, "PUT", "GET"},
 	} {
 		for _, policy := range []Policy{Standard, Ingest} {
 			t.Run(fmt.Sprint(tt.status, tt.method, policy), func(t *testing.T) {

@@ -75,14 +75,14 @@ func offset(text, part []byte) int {
 
 // unit returns the nanoseconds of one step of a Unix time, by its digits; 0 if it is none.
 func unit(digits int) int64 {
-	switch {
-	case digits == 9 || digits == 10:
+	switch digits {
+	case 9, 10:
 		return 1e9
-	case digits == 12 || digits == 13:
+	case 12, 13:
 		return 1e6
-	case digits == 15 || digits == 16:
+	case 15, 16:
 		return 1e3
-	case digits == 18 || digits == 19:
+	case 18, 19:
 		return 1
 	default:
 		return 0

@@ -1,6 +1,7 @@
 package sse
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -110,9 +111,7 @@ func (c *Config) addHeader(name, value string) {
 		}
 	}
 	with := map[string]string{name: value}
-	for own, text := range c.Headers {
-		with[own] = text
-	}
+	maps.Copy(with, c.Headers)
 	c.Headers = with
 }
 

@@ -228,9 +228,8 @@ func segments(path string) []string {
 // the key stands.
 func (s *snapshot) removal(key string) []byte {
 	text, _ := json.Marshal(key)
-	segments := s.segments
-	for i := len(segments) - 1; i >= 0; i-- {
-		name, _ := json.Marshal(segments[i])
+	for _, segment := range slices.Backward(s.segments) {
+		name, _ := json.Marshal(segment)
 		text = slices.Concat([]byte("{"), name, []byte(":"), text, []byte("}"))
 	}
 	return text

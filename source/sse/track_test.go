@@ -227,12 +227,21 @@ func TestMarks(t *testing.T) {
 		{`2026-01-02T03:04:05.25Z`, `2026-01-02T03:04:03.75Z`},
 		{`2026-01-02T03:04:05+02:00`, `2026-01-02T03:04:03.5+02:00`},
 		{`[{"topic":"a","partition":0,"timestamp":1700000000500}]`, `[{"topic":"a","partition":0,"timestamp":1699999999000}]`},
-		{`[ {"timestamp":1700000000500, "offset":1700000000500,"partition":0,"topic":"a"} ,{"topic":"b","partition":0,"offset":-1}]`,
-			`[ {"timestamp":1699999999000, "offset":1700000000500,"partition":0,"topic":"a"} ,{"topic":"b","partition":0,"offset":-1}]`},
+		{
+			`[ {"timestamp":1700000000500, "offset":1700000000500,"partition":0,"topic":"a"} ,{"topic":"b","partition":0,"offset":-1}]`,
+			`[ {"timestamp":1699999999000, "offset":1700000000500,"partition":0,"topic":"a"} ,{"topic":"b","partition":0,"offset":-1}]`,
+		},
 		// A topic that is an hour behind is settled.
-		{`[{"topic":"a","partition":0,"timestamp":1700003600500},{"topic":"a","partition":1,"timestamp":1700000000000}]`,
-			`[{"topic":"a","partition":0,"timestamp":1700003599000},{"topic":"a","partition":1,"timestamp":1700000000000}]`},
-		{`abc`, `abc`}, {`17`, `17`}, {`[]`, `[]`}, {`[{"topic":"a"}]`, `[{"topic":"a"}]`}, {`[1]`, `[1]`}, {``, ``},
+		{
+			`[{"topic":"a","partition":0,"timestamp":1700003600500},{"topic":"a","partition":1,"timestamp":1700000000000}]`,
+			`[{"topic":"a","partition":0,"timestamp":1700003599000},{"topic":"a","partition":1,"timestamp":1700000000000}]`,
+		},
+		{`abc`, `abc`},
+		{`17`, `17`},
+		{`[]`, `[]`},
+		{`[{"topic":"a"}]`, `[{"topic":"a"}]`},
+		{`[1]`, `[1]`},
+		{``, ``},
 	} {
 		w := testWindow(t)
 		w.merge([]byte(tt.id), 1)
@@ -259,9 +268,14 @@ func TestWindowNeverGoesBack(t *testing.T) {
 		return fmt.Appendf(nil, `[{"topic":"a","partition":0,"timestamp":%d},{"topic":"b","partition":0,"timestamp":%d}]`, 1700000000000+a, 1700000000000+b)
 	}
 	for _, tt := range []struct{ came, want []byte }{
-		{id(5, 5), id(5, 5)}, {id(7, 3), id(7, 5)}, {id(1, 9), id(7, 9)}, {id(8, 9), id(8, 9)},
-		{[]byte(`[{"topic":"a","partition":0,"timestamp":1700000000009}]`),
-			[]byte(`[{"topic":"a","partition":0,"timestamp":1700000000009},{"topic":"b","partition":0,"timestamp":1700000000009}]`)},
+		{id(5, 5), id(5, 5)},
+		{id(7, 3), id(7, 5)},
+		{id(1, 9), id(7, 9)},
+		{id(8, 9), id(8, 9)},
+		{
+			[]byte(`[{"topic":"a","partition":0,"timestamp":1700000000009}]`),
+			[]byte(`[{"topic":"a","partition":0,"timestamp":1700000000009},{"topic":"b","partition":0,"timestamp":1700000000009}]`),
+		},
 	} {
 		w.merge(tt.came, 1)
 		if !bytes.Equal(w.id, tt.want) {

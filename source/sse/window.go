@@ -248,7 +248,7 @@ func (w *window) adopt(id []byte) {
 	for _, m := range w.marks {
 		old[m.name] = m
 	}
-	ahead, all := true, true
+	ahead := true
 	for _, m := range w.fresh {
 		o, known := old[m.name]
 		delete(old, m.name)
@@ -256,8 +256,7 @@ func (w *window) adopt(id []byte) {
 			ahead = false
 		}
 	}
-	all = len(old) == 0
-	if !ahead || !all {
+	if !ahead || len(old) > 0 {
 		id = w.blend(id, old)
 		var ok bool
 		if w.fresh, ok = parseMarks(w.fresh[:0], id); !ok {
