@@ -79,6 +79,13 @@ type Source struct {
 	Into string `yaml:"into"`
 }
 
+// ApplyPreset sets what the preset of the feed says and the file does not.
+func (s *Source) ApplyPreset(set func(key string) bool) {
+	if s.SSE != nil {
+		s.SSE.ApplyMapping(&s.Mapping, set)
+	}
+}
+
 // Query is one continuous query.
 type Query struct {
 	// Query stands at the top: from, into, fence.

@@ -27,7 +27,7 @@ const maxMerges = 8
 //	inline  (without a name) a struct whose keys stand among those of the struct that holds it
 //
 // A struct that has SetDefaults() gets it called before its keys are read, inner structs before outer
-// ones, and one that has Validate(problem func(path, format string, args ...any)) afterwards. Pointers
+// ones; one that has ApplyPreset (see preset) gets that called afterwards, and one that has Validate(problem func(path, format string, args ...any)) in the end. Pointers
 // to structs are sections that may be absent.
 type decoder struct {
 	file, dir string
@@ -324,7 +324,16 @@ func (d *decoder) structure(entries []entry, v reflect.Value, path string, above
 		d.value(e.value, v.FieldByIndex(fields[i].index), d.enter(path, e), fields[i].option, fields)
 	}
 	d.resolvePaths(v, set)
+	if c, ok := reflect.TypeAssert[preset](v.Addr()); ok {
+		c.ApplyPreset(func(key string) bool { _, set := d.places[join(path, key)]; return set })
+	}
 	d.validate(v, path)
+}
+
+// preset is a struct one of whose keys sets others. ApplyPreset is called when all have been read; set
+// says which of them, also of the structs inside, the file has: those stay.
+type preset interface {
+	ApplyPreset(set func(key string) bool)
 }
 
 // unknown reports an unknown key with what was probably meant: a similar one, or the place where the

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ type FeedRequest struct {
 	Method      string
 	LastEventID string
 	Header      http.Header
+	Query       url.Values
 	Body        []byte
 	At          time.Time
 }
@@ -85,6 +87,10 @@ type FeedOptions struct {
 	EventsEach int
 	// Resume is what a Last-Event-ID does.
 	Resume FeedResume
+	// Query is a parameter of the URL that resumes instead of Last-Event-ID, if set.
+	Query string
+	// Value is what Last-Event-ID or Query name an event by. Default its id.
+	Value func(FeedEvent) string
 	// Repeat sends so many events again that came before the place where the connection resumes.
 	Repeat int
 	// Live sends a connection that does not resume only what comes after its beginning; otherwise it
@@ -98,6 +104,8 @@ type FeedOptions struct {
 	Gzip bool
 	// Preamble is sent at the beginning of each connection: a BOM, a comment, a retry field.
 	Preamble string
+	// Lifetime ends each connection properly after so long. 0: never.
+	Lifetime time.Duration
 	// Heartbeat sends a comment when nothing else was sent for so long. 0: never.
 	Heartbeat time.Duration
 }
@@ -119,6 +127,9 @@ func NewFeedHandler(o FeedOptions) *Feed {
 	}
 	if len(o.Endings) == 0 {
 		o.Endings = []FeedEnding{FeedCut, FeedEnd}
+	}
+	if o.Value == nil {
+		o.Value = func(e FeedEvent) string { return e.ID }
 	}
 	return &Feed{options: o, changed: make(chan struct{}), closing: make(chan struct{})}
 }
@@ -197,7 +208,7 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	number := len(f.requests)
 	f.requests = append(f.requests, FeedRequest{
-		Method: r.Method, LastEventID: r.Header.Get("Last-Event-ID"), Header: r.Header.Clone(), Body: body, At: time.Now(),
+		Method: r.Method, LastEventID: r.Header.Get("Last-Event-ID"), Header: r.Header.Clone(), Query: r.URL.Query(), Body: body, At: time.Now(),
 	})
 	f.wake()
 	var answer http.HandlerFunc
@@ -205,8 +216,11 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer, f.answers = f.answers[0], f.answers[1:]
 	}
 	lastEventID := r.Header.Get("Last-Event-ID")
+	if f.options.Query != "" {
+		lastEventID = r.URL.Query().Get(f.options.Query)
+	}
 	next, past := f.start(lastEventID)
-	finished := f.over && (next == len(f.history) || lastEventID != "" && lastEventID == f.history[len(f.history)-1].ID)
+	finished := f.over && (next == len(f.history) || lastEventID != "" && lastEventID == f.options.Value(f.history[len(f.history)-1]))
 	f.mu.Unlock()
 	switch {
 	case answer != nil:
@@ -221,7 +235,7 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // start returns the index of the first event to send, and how many events are the past, of which
 // ResumeNamed leaves out those without an id.
 func (f *Feed) start(lastEventID string) (next, past int) {
-	has := func(e FeedEvent) bool { return e.ID == lastEventID }
+	has := func(e FeedEvent) bool { return f.options.Value(e) == lastEventID }
 	if lastEventID == "" || f.options.Resume == ResumeNever || !slices.ContainsFunc(f.history, has) {
 		if f.options.Live {
 			return len(f.history), 0
@@ -280,6 +294,12 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 	alive := f.options.Preamble == "" || send([]byte(f.options.Preamble))
 	sent := 0
 	var text []byte
+	var end <-chan time.Time
+	if f.options.Lifetime > 0 {
+		timer := time.NewTimer(f.options.Lifetime)
+		defer timer.Stop()
+		end = timer.C
+	}
 	for alive {
 		f.mu.Lock()
 		events, over, changed := f.history[next:], f.over, f.changed
@@ -300,7 +320,7 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 			return
 		case len(events) > 0: // left out
 		default:
-			alive = f.idle(r, changed, send)
+			alive = f.idle(r, changed, end, send)
 		}
 	}
 	switch {
@@ -316,7 +336,7 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 }
 
 // idle waits for more events and sends heartbeats meanwhile.
-func (f *Feed) idle(r *http.Request, changed <-chan struct{}, send func([]byte) bool) bool {
+func (f *Feed) idle(r *http.Request, changed <-chan struct{}, end <-chan time.Time, send func([]byte) bool) bool {
 	var beat <-chan time.Time
 	if f.options.Heartbeat > 0 {
 		timer := time.NewTimer(f.options.Heartbeat)
@@ -328,6 +348,8 @@ func (f *Feed) idle(r *http.Request, changed <-chan struct{}, send func([]byte) 
 		return true
 	case <-beat:
 		return send([]byte(":" + f.options.Newline))
+	case <-end:
+		return false
 	case <-r.Context().Done():
 		return false
 	case <-f.closing:

@@ -2,10 +2,15 @@
 //
 //	client.go    Source: connects, hands on what comes, connects again
 //	connect.go   one request: headers, redirects, what answers are refused, decompression, stalls
+//	transport.go proxies, certificates, and where a redirect must not lead
 //	policy.go    what is retried, and when
 //	decode.go    Decoder: bytes in, events out, to the standard
 //	encoding.go  malformed UTF-8
 //	resume.go    the cursor, and how a connection goes on exactly where the last one ended
+//	track.go     the other ways to go on, and feeds that cannot
+//	window.go    rewinding, and dropping what has come
+//	mark.go      ids that are times
+//	snapshot.go  feeds that send their whole state instead of resuming
 //	emit.go      events into the emitter, in batches
 //	print.go     Print: events as lines of JSON
 //
@@ -21,12 +26,16 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/jsonpath"
 )
 
 // Source brings in the events of one feed. It implements millrace.Source: it connects, emits what
@@ -41,10 +50,17 @@ type Source struct {
 	o           Options
 	url         *url.URL
 	transport   http.RoundTripper
-	own         *http.Transport // the same, nil if the caller gave one
+	own         *http.Transport // the same while it runs, nil if the caller gave one
 	log         *slog.Logger
 	instruments instruments
-	types       map[string]bool // nil: all
+	private     func(netip.Addr) bool // isPrivate
+	inside      bool                  // the feed's url leads to a private address
+	types       map[string]bool       // nil: all
+	from        *jsonpath.Set         // where an event holds the value to resume by; nil: its id
+	drop        *jsonpath.Set         // nil: nothing is dropped
+	dropValues  []string
+	dropWhole   []string // whole data
+	dropFound   []jsonpath.Value
 
 	arrivedEvents, arrivedBytes atomic.Int64 // for the report
 }
@@ -101,52 +117,87 @@ func New(c Config, o Options) *Source {
 		o:           o,
 		log:         o.Logger.With("source", o.Name),
 		instruments: o.Metrics.of(o.Name),
+		private:     isPrivate,
 	}
 	s.transport = o.Transport
-	if s.transport == nil {
-		s.own = newTransport()
-		s.transport = s.own
-	}
 	if len(c.Types) > 0 {
 		s.types = make(map[string]bool)
 		for _, t := range c.Types {
 			s.types[t] = true
 		}
 	}
+	if from := c.Resume.From; from != "" {
+		s.from = mustCompile(from)
+	}
+	if len(c.Drop) > 0 {
+		var paths []string
+		for _, rule := range c.Drop {
+			path, value, _ := strings.Cut(rule, "=")
+			if path == "" {
+				s.dropWhole = append(s.dropWhole, value)
+				continue
+			}
+			paths, s.dropValues = append(paths, path), append(s.dropValues, value)
+		}
+		if len(paths) > 0 {
+			s.drop, s.dropFound = mustCompile(paths...), make([]jsonpath.Value, len(paths))
+		}
+	}
 	return s
 }
 
-func newTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 15 * time.Second}
-	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
-		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: 10 * time.Second,
-		IdleConnTimeout:     90 * time.Second,
-		MaxIdleConns:        4,
-		ReadBufferSize:      64 << 10, // many small chunks of a busy feed in one read
-		DisableCompression:  true,     // the source decompresses itself
-
-		MaxResponseHeaderBytes: 256 << 10,
+// mustCompile compiles paths that Config.Validate has checked.
+func mustCompile(paths ...string) *jsonpath.Set {
+	set, err := jsonpath.Compile(paths...)
+	if err != nil {
+		panic(err)
 	}
+	return set
 }
 
 // Run implements millrace.Source. It ends without an error when ctx ends and when the feed says that
 // there will be no more (204); with an error when the emitter fails, when the cursor is not one of an
 // SSE source, and, with the Standard policy, when the standard says to fail.
 func (s *Source) Run(ctx context.Context, from millrace.Resume, out millrace.Emitter) error {
-	p, err := parseCursor(from.Cursor)
-	if err != nil {
+	p, err := s.tracker(ctx, from)
+	var known *snapshot
+	if err == nil && s.config.Resume.Snapshot != "" {
+		known, err = newSnapshot(ctx, &s.config.Resume, from.Recent)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // it ended while the source's own blocks were read back
+	case err != nil:
 		return err
 	}
-	return s.run(ctx, newBatch(s, p, from.Cursor, out))
+	b := newBatch(s, p, from.Cursor, out)
+	b.snapshot = known
+	return s.run(ctx, b)
+}
+
+// drops says whether the configuration drops an event, as it does with canaries.
+func (s *Source) drops(e *Event) bool {
+	if s.dropWhole != nil && slices.Contains(s.dropWhole, string(e.Data)) {
+		return true
+	}
+	if s.drop == nil || e.TooLarge || s.drop.Find(e.Data, s.dropFound) != nil {
+		return false
+	}
+	for i, v := range s.dropFound {
+		if v.Kind != jsonpath.Missing && v.String() == s.dropValues[i] {
+			return true
+		}
+	}
+	return false
 }
 
 // taker takes what connections bring.
 type taker interface {
-	// begin is called before each connection and returns the id to resume with.
+	// begin is called before each connection and returns the id to resume with; resume returns the
+	// same and changes nothing; connected is called when the feed has answered.
 	begin() (lastEventID string)
+	resume() (lastEventID string)
+	connected()
 	comment(text []byte)
 	// take is called for each event, flush after the events that one read has completed, with the last
 	// event ID as it then stands.
@@ -154,7 +205,11 @@ type taker interface {
 	flush(ctx context.Context, lastEventID []byte) error
 }
 
-var errStalled = errors.New("no byte came for the read_timeout")
+var (
+	errStalled = errors.New("no byte came for the read_timeout")
+	// errRevoked is returned by a taker where the feed says that the credentials have ended.
+	errRevoked = millrace.Errorf(millrace.Denied, "read the feed", "the feed says that the credentials are revoked: renew those in url and headers")
+)
 
 // run connects again and again.
 func (s *Source) run(ctx context.Context, out taker) error {
@@ -163,7 +218,11 @@ func (s *Source) run(ctx context.Context, out taker) error {
 		return millrace.Errorf(millrace.Invalid, "connect", "url is not an http or https URL")
 	}
 	s.url = u
-	if s.own != nil {
+	if s.o.Transport == nil {
+		if s.own, err = s.newTransport(); err != nil {
+			return err
+		}
+		s.transport = s.own
 		defer s.own.CloseIdleConnections()
 	}
 	var reports sync.WaitGroup
@@ -200,46 +259,32 @@ func (s *Source) run(ctx context.Context, out taker) error {
 	}
 }
 
-// connection makes one connection and hands on what it brings until it ends.
+// connection makes one connection, or as many as max_connection asks for, each of which goes on where
+// the one before stands, and hands on what they bring until the last one ends.
 func (s *Source) connection(running context.Context, d *Decoder, out taker, pace *pace) ending {
-	// A stall ends ctx, and with it the connection, but never the emitting of what has come.
-	ctx, cancel := context.WithCancelCause(running)
-	defer cancel(nil) // also closes the connection if its body was not read to the end
-	live := newLiveness(s.config.ReadTimeout, func() { cancel(errStalled) })
-	defer live.stop()
-
-	began := time.Now()
-	lastEventID := out.begin()
-	response, refused := s.connect(ctx, lastEventID, live)
+	resumed := out.begin()
+	l, refused := s.link(running, resumed, s.config.ReadTimeout, pace.routine)
 	if refused != nil {
-		return s.explain(ctx, *refused)
+		return *refused
 	}
-	defer response.Body.Close() //nolint:errcheck // nothing was written
+	defer func() { l.close() }()
+	out.connected()
 	s.instruments.connected.Set(1)
 	defer s.instruments.connected.Set(0)
-	level := slog.LevelInfo
-	if pace.routine {
-		level = slog.LevelDebug
-	}
-	s.log.Log(ctx, level, "connected", "url", Redact(s.url), "protocol", response.Proto,
-		"resumed", lastEventID != "")
-
-	wire := &wire{body: response.Body, live: live, source: s}
-	body, err := decompress(response, wire)
-	if err != nil {
-		return s.explain(ctx, ending{do: again, reason: "cut", err: err})
-	}
-	defer body.Close() //nolint:errcheck // of a reader
-	d.Reset(body, lastEventID)
+	d.Reset(l.body, s.heldID(resumed))
 	d.Comment = out.comment
 	var e Event
-	events := 0
+	began, events := l.began, 0
+	replaceAt := s.replaceAt(l)
 	for {
 		readErr := d.Read()
 		n := 0
 		for d.Next(&e) {
 			n++
 			if err := out.take(running, &e); err != nil {
+				if errors.Is(err, errRevoked) && s.o.Policy != Standard {
+					return ending{do: slowly, reason: "revoked", err: err}
+				}
 				return ending{do: fail, err: err}
 			}
 		}
@@ -255,14 +300,91 @@ func (s *Source) connection(running context.Context, d *Decoder, out taker, pace
 			s.instruments.last.Set(float64(s.o.Now().UnixNano()) / 1e9)
 		}
 		if readErr == nil {
+			if replaceAt.IsZero() || time.Now().Before(replaceAt) {
+				continue
+			}
+			// Nothing is read from the old connection from here on, so what it has sent meanwhile comes over
+			// the new one: nothing is taken between resume and begin.
+			next, refused := s.link(running, out.resume(), replaceTimeout, true)
+			if refused != nil {
+				replaceAt = time.Now().Add(replaceAgain)
+				s.log.Warn("the connection could not be replaced before its end", "url", Redact(s.url), "error", refused.err)
+				continue
+			}
+			l.close()
+			l = next
+			d.Reset(l.body, s.heldID(out.begin()))
+			replaceAt = s.replaceAt(l)
+			s.instruments.replaced.Inc()
 			continue
 		}
 		ended := ending{do: again, reason: "cut", err: readErr, lasted: time.Since(began), events: events}
 		if errors.Is(readErr, io.EOF) {
 			ended.reason, ended.err = "end", nil
 		}
-		return s.explain(ctx, ended)
+		return s.explain(l.ctx, ended)
 	}
+}
+
+const (
+	replaceTimeout = 30 * time.Second // for the feed's answer, while the old connection waits
+	replaceAgain   = 10 * time.Second // after a replacement that failed
+)
+
+func (s *Source) replaceAt(l *link) time.Time {
+	if s.config.MaxConnection <= 0 {
+		return time.Time{}
+	}
+	return l.began.Add(s.config.MaxConnection)
+}
+
+// link is a connection on which the feed answers with events.
+type link struct {
+	ctx    context.Context // a stall ends it, and with it the connection, but never the emitting of what has come
+	cancel context.CancelCauseFunc
+	live   *liveness
+	raw    io.Closer
+	body   io.ReadCloser // decompressed
+	began  time.Time
+}
+
+// link asks for the feed. The answer must come within the timeout (0: whenever it comes).
+func (s *Source) link(running context.Context, resumed string, timeout time.Duration, routine bool) (*link, *ending) {
+	ctx, cancel := context.WithCancelCause(running)
+	l := &link{ctx: ctx, cancel: cancel, began: time.Now()}
+	l.live = newLiveness(timeout, func() { cancel(errStalled) })
+	response, refused := s.connect(ctx, resumed, l.live)
+	if refused != nil {
+		*refused = s.explain(ctx, *refused)
+		l.live.stop()
+		cancel(nil)
+		return nil, refused
+	}
+	l.raw = response.Body
+	l.live.timeout = s.config.ReadTimeout
+	level := slog.LevelInfo
+	if routine {
+		level = slog.LevelDebug
+	}
+	s.log.Log(ctx, level, "connected", "url", Redact(s.url), "protocol", response.Proto, "resumed", resumed != "")
+	body, err := decompress(response, &wire{body: response.Body, live: l.live, source: s})
+	if err != nil {
+		ended := s.explain(ctx, ending{do: again, reason: "cut", err: err})
+		_ = l.raw.Close()
+		l.live.stop()
+		cancel(nil)
+		return nil, &ended
+	}
+	l.body = body
+	return l, nil
+}
+
+// close also closes a connection whose body was not read to the end.
+func (l *link) close() {
+	_ = l.body.Close() // of a reader
+	l.live.stop()
+	l.cancel(nil)
+	_ = l.raw.Close()
 }
 
 // explain gives an error its code and says what caused it. None of them holds the URL, whose query

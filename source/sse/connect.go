@@ -3,6 +3,7 @@ package sse
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -26,12 +27,18 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 	live.wait()
 	defer live.rest()
 	target, method, body := s.url, s.o.Method, s.o.Body
+	if name := s.config.Resume.Query; name != "" && lastEventID != "" {
+		target, lastEventID = withQuery(target, name, lastEventID), ""
+	}
 	for hops := 0; ; hops++ {
-		request, err := s.request(ctx, target, method, body, lastEventID)
+		request, err := s.request(s.guard(ctx, target), target, method, body, lastEventID)
 		if err != nil {
 			return nil, &ending{do: again, reason: "network", err: err}
 		}
 		response, err := s.transport.RoundTrip(request)
+		if errors.Is(err, errPrivate) {
+			return nil, s.refusePrivate()
+		}
 		if err != nil {
 			return nil, &ending{do: again, reason: "network", err: err}
 		}
@@ -54,6 +61,9 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 		if next.Scheme != "http" && next.Scheme != "https" || next.Host == "" {
 			return nil, s.refuse("redirect", "the feed redirects to a URL that is neither http nor https: check url")
 		}
+		if s.guards(next) && s.privateHost(next.Hostname()) {
+			return nil, s.refusePrivate()
+		}
 		if next.User == nil && sameOrigin(s.url, next) {
 			next.User = s.url.User
 		}
@@ -63,6 +73,29 @@ func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness
 			method, body = http.MethodGet, nil // as the Fetch standard says, "HTTP-redirect fetch"
 		}
 	}
+}
+
+// withQuery returns the URL with a parameter set, the others as they are.
+func withQuery(u *url.URL, name, value string) *url.URL {
+	var kept []string
+	for parameter := range strings.SplitSeq(u.RawQuery, "&") {
+		key, _, _ := strings.Cut(parameter, "=")
+		if key, err := url.QueryUnescape(key); parameter != "" && (err != nil || key != name) {
+			kept = append(kept, parameter)
+		}
+	}
+	with := *u
+	with.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+	return &with
+}
+
+// heldID is the last event ID that a connection begins with: what it resumed with, unless that was
+// no id of the feed's.
+func (s *Source) heldID(resumed string) string {
+	if s.from != nil {
+		return ""
+	}
+	return resumed
 }
 
 func redirects(status int) bool {
@@ -246,7 +279,7 @@ func newLiveness(timeout time.Duration, stalled func()) *liveness {
 }
 
 func (l *liveness) wait() {
-	if l.timer != nil {
+	if l.timer != nil && l.timeout > 0 {
 		l.timer.Reset(l.timeout)
 	}
 }

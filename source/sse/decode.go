@@ -30,6 +30,14 @@ type Event struct {
 	SHA256   [sha256.Size]byte
 }
 
+// sum is the data's SHA-256.
+func (e *Event) sum() [sha256.Size]byte {
+	if e.TooLarge {
+		return e.SHA256
+	}
+	return sha256.Sum256(e.Data)
+}
+
 // The decoder's sizes in bytes.
 const (
 	smallBuffer = 16 << 10  // a quiet feed's read buffer

@@ -77,6 +77,9 @@ func (p *printer) begin() string {
 	return p.place.begin()
 }
 
+func (p *printer) resume() string { return p.place.resume() }
+func (p *printer) connected()     {}
+
 func (p *printer) comment(text []byte) {
 	if p.options.Comments {
 		_ = p.json.Encode(printedComment{string(text)}) // the writer keeps its error for Flush

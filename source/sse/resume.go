@@ -83,19 +83,24 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// resume returns the id that a connection resumes with as of now; empty: none.
+func (p *place) resume() string {
+	if p.shared && len(p.cur.id) > 0 && len(p.prev.id) > 0 {
+		return string(p.prev.id)
+	}
+	return string(p.cur.id)
+}
+
 // begin prepares for a new connection and returns the id that it resumes with; empty: none.
 func (p *place) begin() string {
-	anchor := p.cur.id
-	if p.shared && len(p.cur.id) > 0 && len(p.prev.id) > 0 {
-		anchor = p.prev.id
-	}
+	anchor := p.resume()
 	p.at = append(p.at[:0], anchor...)
 	p.replaying = len(anchor) > 0
 	for _, g := range []*group{&p.cur, &p.prev} {
 		g.before, g.again = g.seen, 0
 		g.matched = [maxPrints]bool{}
 	}
-	return string(anchor)
+	return anchor
 }
 
 // take moves past one event, whose type is typ. It appends the event's id to dst, or returns false if
@@ -285,8 +290,7 @@ func parseCursor(c millrace.Cursor) (*place, error) {
 		p.prev, err = stored.Prev.group()
 	}
 	if err != nil {
-		return nil, millrace.Errorf(millrace.Internal, "resume the feed",
-			"the stored cursor %.200q was not written by an SSE source: %w", string(c), err)
+		return nil, errCursor(c, err)
 	}
 	return p, nil
 }
