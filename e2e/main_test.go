@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 	binary, unbuilt = build(dir)
 	if _, failed := errors.AsType[*exec.ExitError](unbuilt); failed { // there is a go tool, and the program does not compile
 		fmt.Fprintln(os.Stderr, unbuilt)
+		_ = os.RemoveAll(dir) // nothing worth keeping
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
