@@ -89,22 +89,40 @@ func (r *run) commit(q *request) bool {
 	return true
 }
 
-// commitAll commits what is queued, until ctx has ended and nothing is in flight any more.
+// batch is what is committed together.
+type batch struct {
+	requests []*request
+	at       time.Time
+}
+
+// commitAll commits what is queued, until ctx has ended and nothing is in flight any more. The next batch
+// is emitted before those of the last one are told that they are durable: while they answer, and their
+// senders send again, the stream is at work.
 func (r *run) commitAll(ctx, committing context.Context) error {
-	var batch []*request
+	var next, durable batch
 	for {
 		r.mu.Lock()
-		batch, r.queue = r.queue, batch[:0]
+		next.requests, r.queue = r.queue, next.requests[:0]
 		r.mu.Unlock()
-		if len(batch) > 0 {
-			err := r.commitBatch(committing, batch)
-			clear(batch)
+		var err error
+		if len(next.requests) > 0 {
+			err = r.emitBatch(committing, &next)
+		}
+		r.endAll(&durable, nil)
+		if len(next.requests) > 0 {
+			if err == nil {
+				r.source.o.Step("http.emitted")
+				err = r.out.Flush(committing)
+			}
 			if err != nil {
+				r.endAll(&next, err)
 				if ctx.Err() != nil && millrace.CodeOf(err) == millrace.Unavailable {
 					return nil // it was cut off; nobody was told that it is durable
 				}
 				return err
 			}
+			r.source.o.Step("http.durable")
+			next, durable = durable, next
 			continue
 		}
 		select {
@@ -117,19 +135,18 @@ func (r *run) commitAll(ctx, committing context.Context) error {
 	}
 }
 
-// commitBatch makes a batch durable and tells those who wait for it.
-func (r *run) commitBatch(ctx context.Context, batch []*request) error {
-	s := r.source
-	now := s.o.Now()
-	s.o.Step("http.taken")
-	taken, bytes, number := batch[:0], 0, int64(0)
-	var err error
-	for _, q := range batch {
+// emitBatch emits the events of a batch, and takes out those requests that nobody waits for any more.
+func (r *run) emitBatch(ctx context.Context, b *batch) (err error) {
+	b.at = r.source.o.Now()
+	r.source.o.Step("http.taken")
+	all, bytes, number := b.requests, 0, int64(0)
+	b.requests = all[:0]
+	for _, q := range all {
 		if q.state.Load() == abandoned {
-			r.end(q, errNotTaken, now)
+			r.end(q, errNotTaken, b.at)
 			continue
 		}
-		taken = append(taken, q)
+		b.requests = append(b.requests, q)
 		if err != nil {
 			continue
 		}
@@ -142,25 +159,25 @@ func (r *run) commitBatch(ctx context.Context, batch []*request) error {
 			bytes += len(q.events[i].Data)
 		}
 		if len(r.events) >= emitEvents || bytes >= emitBytes {
-			err = r.emit(ctx, now, number)
+			err = r.emit(ctx, b.at, number)
 			bytes = 0
 		}
 	}
+	clear(all[len(b.requests):])
 	if err == nil && len(r.events) > 0 {
-		err = r.emit(ctx, now, number)
+		err = r.emit(ctx, b.at, number)
 	}
 	r.forget()
-	if err == nil && len(taken) > 0 {
-		s.o.Step("http.emitted")
-		err = r.out.Flush(ctx)
-	}
-	if err == nil {
-		s.o.Step("http.durable")
-	}
-	for _, q := range taken {
-		r.end(q, err, now)
-	}
 	return err
+}
+
+// endAll tells all requests of a batch what has become of them.
+func (r *run) endAll(b *batch, err error) {
+	for _, q := range b.requests {
+		r.end(q, err, b.at)
+	}
+	clear(b.requests)
+	b.requests = b.requests[:0]
 }
 
 func (r *run) emit(ctx context.Context, now time.Time, number int64) error {
