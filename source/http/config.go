@@ -110,7 +110,7 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		at := "tokens[" + strconv.Itoa(i) + "]"
 		switch {
 		case len(token) < minToken:
-			problem(at, "it has %d characters and can be guessed; use at least %d random ones", len(token), minToken)
+			problem(at, "it has fewer than 16 characters and can be guessed; use as many random ones")
 		case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
 			problem(at, "it holds a space or a character that no header can carry, perhaps a line break at its end")
 		}
@@ -166,7 +166,7 @@ func (s *Signature) validate(problem func(path, format string, args ...any)) {
 			problem(name+".secret", "is missing; write secret: \"${env:NAME}\"")
 		} else if secret == s.StandardWebhooks {
 			if key, err := decodeSecret(secret.Secret); err != nil || len(key) < minToken {
-				problem(name+".secret", "is not base64 of at least %d bytes, with or without whsec_ before it", minToken)
+				problem(name+".secret", "is not base64 of at least 16 bytes, with or without whsec_ before it")
 			}
 		}
 	}

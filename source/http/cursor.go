@@ -64,10 +64,10 @@ func (s *Source) remember(ctx context.Context, from millrace.Resume, known *keys
 		if err != nil {
 			return blocks, err
 		}
-		blocks++
 		if b.Header.Events == 0 {
 			continue
 		}
+		blocks++
 		if err := r.Reset(b.Raw); err != nil {
 			s.log.Warn("a block of our own is damaged; requests whose events are in it are not recognised when they come again",
 				"block", b.At.Block, "error", err)

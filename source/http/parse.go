@@ -16,10 +16,10 @@ import (
 type format int
 
 const (
-	unknown format = iota
-	lines          // of JSON
-	document       // of JSON: an array, or one value
-	whole          // one event with the bytes
+	unknown  format = iota
+	lines           // of JSON
+	document        // of JSON: an array, or one value
+	whole           // one event with the bytes
 	structuredEvent
 	batchEvents
 	binaryEvent

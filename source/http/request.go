@@ -45,7 +45,7 @@ type request struct {
 	events          []millrace.Event
 	mistakes        []mistake
 	rejected        int
-	tooLarge        int // of those rejected
+	tooLarge        int    // of those rejected
 	name            string // its idempotency key; empty if it has none
 	webhook         bool   // name is a webhook's own id
 	body            digest // if it has a name

@@ -71,7 +71,9 @@ func (r *room) give(bytes int64, requests int) {
 	r.serve()
 }
 
-func (r *room) fits(bytes int64, requests int) bool { return bytes <= r.bytes && requests <= r.requests }
+func (r *room) fits(bytes int64, requests int) bool {
+	return bytes <= r.bytes && requests <= r.requests
+}
 
 func (r *room) serve() {
 	for len(r.line) > 0 && r.fits(r.line[0].bytes, r.line[0].requests) {

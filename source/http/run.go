@@ -23,7 +23,7 @@ type run struct {
 	out      millrace.Emitter
 	keys     *keys
 	life     int64
-	requests atomic.Int64 // counted in this life
+	requests atomic.Int64  // counted in this life
 	wake     chan struct{} // has something when the queue has
 
 	mu       sync.Mutex

@@ -222,3 +222,23 @@ func (p *place) data() string {
 	}
 	return strings.Join(texts, " ")
 }
+
+func newMemory(name string, clock *millracetest.Clock) *memory.Stream {
+	return memory.New(name, memory.Options{Now: clock.Now})
+}
+
+// resume stops the place and returns what its next life would begin with.
+func (p *place) resume() millrace.Resume {
+	p.t.Helper()
+	p.stop()
+	p.into, p.dead = p.into.Reopen(), p.dead.Reopen()
+	out, err := producer.Open(p.t.Context(), producer.Config{Name: "source/posts", Into: p.into, Dead: p.dead})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	r := out.Resume()
+	if err := out.Close(); err != nil {
+		p.t.Fatal(err)
+	}
+	return r
+}
