@@ -5,6 +5,7 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -118,6 +119,7 @@ func (p *parser) parse(f format, mediaType string, h http.Header, body []byte) e
 // lines makes an input of each line that is not blank.
 func (p *parser) lines(body []byte) error {
 	body = withoutMark(body)
+	p.inputs = slices.Grow(p.inputs, min(bytes.Count(body, []byte{'\n'})+1, p.most))
 	for number := 1; len(body) > 0; number++ {
 		line := body
 		if end := bytes.IndexByte(body, '\n'); end >= 0 {

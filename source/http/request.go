@@ -359,6 +359,7 @@ func (s *Source) read(r *http.Request, q *request, c content) error {
 			return err
 		}
 	}
+	q.events = slices.Grow(q.events, len(q.parser.inputs))
 	for i := range q.parser.inputs {
 		if err := s.mapInput(q, c.format, &q.parser.inputs[i]); err != nil {
 			return err
