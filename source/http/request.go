@@ -461,7 +461,7 @@ func (s *Source) checkSize(e *millrace.Event) error {
 	}
 	about := len(e.ID) + len(e.Key) + len(e.Type)
 	for name, value := range e.Attributes {
-		about += len(name) + len(value)
+		about += len(name) + len(value) + 10 // as the producer counts
 	}
 	if about > maxAbout {
 		return millrace.Errorf(millrace.TooLarge, "", "the event's id, key, type and attributes have %d bytes, more than %d", about, maxAbout)

@@ -77,8 +77,8 @@ func New(c Config, o Options) *Source {
 		checkJSON: o.Mapping.Key == "" && o.Mapping.Time == "",
 		attached:  make(chan struct{}),
 	}
-	if o.MaxBlock > 0 { // a block has a head, too
-		s.eventLimit = min(s.eventLimit, max(1<<10, o.MaxBlock/4*3-maxAbout))
+	if o.MaxBlock > 0 { // the producer keeps a quarter at most for the head; ids and our attribute come on top
+		s.eventLimit = min(s.eventLimit, max(1<<10, o.MaxBlock/4*3-maxAbout-2<<10))
 	}
 	s.requests.New = func() any {
 		return &request{mapper: mapping.New(o.Mapping, mapping.Options{}, nil), done: make(chan error, 1)}

@@ -93,12 +93,18 @@ func (p *place) start() *place {
 	p.cancel, p.ended = cancel, make(chan error, 2)
 	var running, committing sync.WaitGroup
 	committing.Go(func() { _ = out.Run(producing) })
+	attached := p.source.attached
 	running.Go(func() { p.ended <- p.source.Run(ctx, out.Resume(), out) })
 	running.Go(func() { p.ended <- server.Run(ctx, listener) })
 	p.closed = func() {
 		running.Wait()
 		stop()
 		committing.Wait()
+	}
+	select {
+	case <-attached:
+	case <-time.After(20 * time.Second):
+		p.t.Fatal("it does not start")
 	}
 	return p
 }
