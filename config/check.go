@@ -24,11 +24,15 @@ func (d *decoder) check(c *Config) {
 	for name, s := range sorted(c.Sources) {
 		d.checkName("sources", name)
 		section := join("sources", name)
-		if s.SSE == nil {
-			d.problemAt(join(section, "sse"), "is missing; it says which feed to read: sse: {url: ...}")
+		switch {
+		case s.SSE == nil && s.HTTP == nil:
+			d.problemAt(join(section, "sse"), "is missing; it says which feed to read: sse: {url: ...} (or http: {...}, to take what is posted)")
+		case s.SSE != nil && s.HTTP != nil:
+			d.problemAt(join(section, "http"), "a source has one kind, and this one has sse, too; make two sources")
 		}
 		d.checkInto(c, section, s.Into)
 	}
+	d.checkIngest(c)
 	for name, q := range sorted(c.Queries) {
 		d.checkName("queries", name)
 		section := join("queries", name)
@@ -65,6 +69,35 @@ func (d *decoder) check(c *Config) {
 		d.problemAt("drain_timeout", "must be positive, such as 30s")
 	}
 	d.undeclaredDead(c)
+}
+
+// checkIngest reports sources that take posts at the same place, or where something else listens.
+func (d *decoder) checkIngest(c *Config) {
+	type endpoint struct{ listen, stream string }
+	taken := map[endpoint]string{}
+	for name, s := range sorted(c.Sources) {
+		if s.HTTP == nil {
+			continue
+		}
+		key := join(join("sources", name), "http.listen")
+		if c.Gateway != nil && sameAddress(s.HTTP.Listen, c.Gateway.Listen) {
+			d.problemAt(key, "%q is the gateway's address, too; choose another port", s.HTTP.Listen)
+		}
+		if c.Admin != nil && sameAddress(s.HTTP.Listen, c.Admin.Listen) {
+			d.problemAt(key, "%q is the admin listener's address, too; choose another port", s.HTTP.Listen)
+		}
+		for other, o := range sorted(c.Sources) {
+			if other < name && o.HTTP != nil && o.HTTP.Listen != s.HTTP.Listen && sameAddress(o.HTTP.Listen, s.HTTP.Listen) {
+				d.problemAt(key, "%q collides with %q of the source %q; write the same address to share a listener", s.HTTP.Listen, o.HTTP.Listen, other)
+			}
+		}
+		at := endpoint{s.HTTP.Listen, s.Into}
+		if other, ok := taken[at]; ok && s.Into != "" {
+			d.problemAt(join(join("sources", name), "into"), "the source %q takes posts for %q at the same address; "+
+				"choose another stream or another listen", other, s.Into)
+		}
+		taken[at] = name
+	}
 }
 
 // checkName reports a name that could not stand in a file name, a metric's label or a producer's name.

@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/gateway"
 	"github.com/millrace/millrace/mapping"
 	"github.com/millrace/millrace/query"
+	httpsource "github.com/millrace/millrace/source/http"
 	"github.com/millrace/millrace/source/sse"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -69,10 +70,12 @@ type Config struct {
 	file   string
 }
 
-// Source is one feed: its kind (sse), how its inputs become events, and where they go.
+// Source is one feed: its kind (sse or http), how its inputs become events, and where they go.
 type Source struct {
 	// SSE reads a feed of Server-Sent Events.
 	SSE *sse.Config `yaml:"sse"`
+	// HTTP takes what is posted to /ingest/STREAM.
+	HTTP *httpsource.Config `yaml:"http"`
 	// Mapping stands beside the kind: split, key, time.
 	Mapping mapping.Config `yaml:",inline"`
 	// Into is the stream that takes the events. Required.

@@ -7,6 +7,8 @@ import "github.com/millrace/millrace/jsonpath"
 //
 // A path is dotted, as package jsonpath describes it: attributes.updated_at, links.0.self; a dot that
 // belongs to a key is written \. there. If one is set, the input must be JSON.
+//
+// A source that answers its senders (http) refuses what would be a dead letter otherwise.
 type Config struct {
 	// Split makes one event of each element of a JSON array; their ids are the input's with #0, #1 and so
 	// on behind it, their types and attributes are the input's. An input that is no array is one event.

@@ -93,6 +93,30 @@ func (m *Mapper) Emit(ctx context.Context, inputs []millrace.Event, at millrace.
 	return m.moved(err, at)
 }
 
+// Map maps one input for a source that answers its sender itself, where a dead letter would tell nobody:
+// it appends the input's events to dst, or none of them and says why not. It emits nothing, so a Mapper
+// that is only used like this needs no next. The events point into the input and into memory of the
+// Mapper; they are valid until Release. It fails with Invalid, or TooLarge (more than MaxElements).
+func (m *Mapper) Map(dst []millrace.Event, input *millrace.Event) ([]millrace.Event, error) {
+	m.input(input)
+	var err error
+	if len(m.rejections) > 0 {
+		first := m.rejections[0]
+		if err = first.Reason; first.ID != input.ID {
+			err = millrace.Errorf(millrace.CodeOf(err), "element "+first.ID[len(input.ID)+1:], "%w", err)
+		}
+	} else {
+		dst = append(dst, m.events...)
+	}
+	clear(m.events)
+	clear(m.rejections)
+	m.events, m.rejections = m.events[:0], m.rejections[:0]
+	return dst, err
+}
+
+// Release ends the use of all events that Map has returned.
+func (m *Mapper) Release() { m.forget() }
+
 // Reject hands on what the source itself could not make an input of.
 func (m *Mapper) Reject(ctx context.Context, r millrace.Rejection, at millrace.Cursor) error {
 	return m.moved(m.next.Reject(ctx, r, at), at)

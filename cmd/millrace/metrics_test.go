@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/gateway"
 	"github.com/millrace/millrace/producer"
 	"github.com/millrace/millrace/query"
+	httpsource "github.com/millrace/millrace/source/http"
 	"github.com/millrace/millrace/source/sse"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -45,6 +46,7 @@ func (n *names) Unregister(prometheus.Collector) bool { return false }
 func TestMetricsAreDocumented(t *testing.T) {
 	var n names
 	sse.NewMetrics(&n)
+	httpsource.NewMetrics(&n)
 	producer.NewMetrics(&n)
 	nats.NewMetrics(&n)
 	query.NewMetrics(&n)

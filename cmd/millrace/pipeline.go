@@ -44,6 +44,7 @@ func runPipeline(ctx context.Context, c *config.Config, o pipelineOptions) error
 	p := &pipeline{
 		config: c, options: o, log: o.log, started: time.Now(),
 		step: crashPoint(), metrics: admin.NewRegistry(),
+		ingest:  map[string]*net.Listener{},
 		streams: map[string]*nats.Stream{}, stores: map[string]*disk.Store{}, ending: make(chan struct{}),
 	}
 	p.producers, p.stages = producer.NewMetrics(p.metrics), newStageMetrics(p.metrics)
@@ -73,6 +74,7 @@ type pipeline struct {
 	producers                      *producer.Metrics // of sources and queries
 	stages                         *stageMetrics
 	gatewayListener, adminListener net.Listener
+	ingest                         map[string]*net.Listener // of HTTP sources, by address in the configuration
 	engine                         *nats.Engine
 	streams                        map[string]*nats.Stream
 	state                          millrace.State
@@ -120,6 +122,10 @@ func (p *pipeline) status() []admin.Stage {
 // run starts all stages and, when ctx ends, drains them.
 func (p *pipeline) run(ctx context.Context) error {
 	gateway, admin := address(p.gatewayListener), address(p.adminListener)
+	var ingest []string
+	for _, l := range sorted(p.ingest) {
+		ingest = append(ingest, address(*l))
+	}
 	running := context.WithoutCancel(ctx)
 	for _, t := range p.tiers {
 		var work context.Context
@@ -141,6 +147,9 @@ func (p *pipeline) run(ctx context.Context) error {
 		}
 		if admin != "" {
 			attributes = append(attributes, "admin", admin)
+		}
+		if len(ingest) > 0 {
+			attributes = append(attributes, "ingest", strings.Join(ingest, ","))
 		}
 		p.log.Info("ready", attributes...)
 		if p.options.ready != nil {
@@ -258,7 +267,11 @@ func (p *pipeline) release() {
 			p.log.Warn("close streams", "error", err)
 		}
 	}
-	for _, l := range []net.Listener{p.gatewayListener, p.adminListener} {
+	listeners := []net.Listener{p.gatewayListener, p.adminListener}
+	for _, l := range p.ingest {
+		listeners = append(listeners, *l)
+	}
+	for _, l := range listeners {
 		if l != nil {
 			l.Close()
 		}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -175,6 +177,63 @@ admin: {listen: "127.0.0.1:0"}
 	cancel()
 	if err := runPipeline(ctx, c, pipelineOptions{}); err != nil {
 		t.Errorf("interrupted at the start: %v", err)
+	}
+}
+
+// Sources that share a listener take posts, also after a restart, and their events go all the way.
+func TestPipelineTakesPosts(t *testing.T) {
+	probe, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := probe.Addr().String()
+	probe.Close()
+	c, err := config.Parse(filepath.Join(t.TempDir(), "x.yaml"), fmt.Appendf(nil, `
+streams: {a: {partitions: 2}, b: {}}
+sources:
+  a: {http: {listen: %[1]q}, into: a, key: id}
+  b: {http: {listen: %[1]q}, into: b}
+gateway: {listen: "127.0.0.1:0", endpoints: {/a: {from: a}, /b: {from: b}}}
+`, address), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for run := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		listening := make(chan string, 1)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, _ string) { listening <- gateway }})
+		}()
+		var gateway string
+		select {
+		case gateway = <-listening:
+		case err := <-ended:
+			t.Fatal(err)
+		}
+		for _, stream := range []string{"a", "b"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/ingest/"+stream, strings.NewReader(`[{"id":1},{"id":2}]`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Idempotency-Key", "k")
+			response, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK || err != nil || strings.Contains(string(text), "duplicate") != (run == 1) {
+				t.Errorf("run %d, %s: %d %s %v", run, stream, response.StatusCode, text, err)
+			}
+			readOne(t, "http://"+gateway+"/"+stream+"?since=2020-01-01T00:00:00Z")
+		}
+		http.DefaultClient.CloseIdleConnections()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

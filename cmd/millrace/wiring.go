@@ -12,9 +12,11 @@ import (
 	"github.com/millrace/millrace/archive"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/gateway"
+	"github.com/millrace/millrace/mapping"
 	"github.com/millrace/millrace/objectstore/disk"
 	"github.com/millrace/millrace/producer"
 	"github.com/millrace/millrace/query"
+	httpsource "github.com/millrace/millrace/source/http"
 	"github.com/millrace/millrace/source/sse"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -53,9 +55,21 @@ func (p *pipeline) listen() (err error) {
 		}
 	}
 	if c := p.config.Admin; c != nil {
-		p.adminListener, err = listen("admin", c.Listen)
+		if p.adminListener, err = listen("admin", c.Listen); err != nil {
+			return err
+		}
 	}
-	return err
+	for name, c := range sorted(p.config.Sources) {
+		if c.HTTP == nil || p.ingest[c.HTTP.Listen] != nil {
+			continue
+		}
+		l, err := listen("sources."+name+".http", c.HTTP.Listen)
+		if err != nil {
+			return err
+		}
+		p.ingest[c.HTTP.Listen] = &l
+	}
+	return nil
 }
 
 func listen(section, address string) (net.Listener, error) {
@@ -105,7 +119,8 @@ func (p *pipeline) openStreams(ctx context.Context) (err error) {
 }
 
 func (p *pipeline) addSources() error {
-	feeds := sse.NewMetrics(p.metrics)
+	feeds, posts := sse.NewMetrics(p.metrics), httpsource.NewMetrics(p.metrics)
+	posted := map[string][]*httpsource.Source{} // by listener
 	var stages []*stage
 	for name, c := range sorted(p.config.Sources) {
 		s := &source{
@@ -121,10 +136,26 @@ func (p *pipeline) addSources() error {
 			s.open = func() millrace.Source {
 				return sse.New(*c.SSE, sse.Options{Name: name, Logger: p.log, Metrics: feeds, UserAgent: userAgent()})
 			}
+		case c.HTTP != nil:
+			s.producer.EventLimit = int(c.HTTP.EventLimit)
+			taking := httpsource.New(*c.HTTP, httpsource.Options{
+				Name: name, Stream: c.Into, Mapping: c.Mapping, MaxBlock: p.streams[c.Into].MaxBlock(),
+				Step: p.step, Metrics: posts, Logger: p.log,
+			})
+			s.config.Mapping = mapping.Config{} // it maps by itself, to tell senders what is wrong
+			s.open = func() millrace.Source { return taking }
+			posted[c.HTTP.Listen] = append(posted[c.HTTP.Listen], taking)
 		default:
 			return fmt.Errorf("source %q has no kind", name) // config has checked it
 		}
 		stages = append(stages, p.stage("source/"+name, s.run))
+	}
+	for address, sources := range sorted(posted) {
+		server, err := httpsource.NewServer(httpsource.ServerOptions{Metrics: posts, Logger: p.log}, sources...)
+		if err != nil {
+			return err
+		}
+		stages = append(stages, p.stage("ingest/"+address, p.serve("ingest", p.ingest[address], server.Run)))
 	}
 	p.addTier(stages...)
 	return nil
