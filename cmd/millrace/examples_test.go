@@ -24,10 +24,11 @@ import (
 
 // secrets are what examples take from the environment.
 func secrets(t *testing.T) {
-	for _, name := range []string{"MBTA_KEY", "MASTODON_TOKEN", "HASS_TOKEN", "FACEBOOK_TOKEN", "QUOTES_TOKEN"} {
+	for _, name := range []string{"MBTA_KEY", "MASTODON_TOKEN", "HASS_TOKEN", "FACEBOOK_TOKEN", "QUOTES_TOKEN", "STRIPE_SECRET"} {
 		t.Setenv(name, "secret")
 	}
 	t.Setenv("FACEBOOK_VIDEO", "77")
+	t.Setenv("SHOP_TOKEN", "0123456789abcdef")
 }
 
 // TestExamples: each is a good configuration, and its feed has a page.
