@@ -64,12 +64,12 @@ archives:
     from: positions
     to: {disk: archive}
     prefix: "positions/!{timestamp:yyyy/MM/dd/HH}/"
-    buffer: {size: 32KiB, interval: 50ms}
+    buffer: {size: "${env:SIZE}", interval: "${env:INTERVAL}"}
   crossings:
     from: crossings
     to: {disk: archive}
     prefix: "crossings/!{timestamp:yyyy/MM/dd/HH}/"
-    buffer: {size: 8KiB, interval: 1s}
+    buffer: {size: "${env:SIZE}", interval: "${env:INTERVAL}"}
 gateway:
   listen: 127.0.0.1:0
   queue: "${env:QUEUE}"
@@ -86,6 +86,7 @@ type trafficOptions struct {
 	dataDir  string // relative to dir
 	reserve  string // free space that the streams leave
 	queue    string // of each connection in the gateway
+	drained  bool   // objects are cut only where the program ends in order, instead of all the time
 	feed     millracetest.FeedOptions
 }
 
@@ -101,6 +102,10 @@ func newTraffic(t *testing.T, o trafficOptions) *traffic {
 	if o.queue == "" {
 		o.queue = "64KiB"
 	}
+	size, interval := "8KiB", "50ms"
+	if o.drained {
+		size, interval = "5MiB", "1h"
+	}
 	fences := town()
 	s := &traffic{
 		t: t, feed: millracetest.NewFeed(t, o.feed),
@@ -108,7 +113,7 @@ func newTraffic(t *testing.T, o trafficOptions) *traffic {
 		random: rand.New(rand.NewPCG(2, 0)), patrol: newPatrol(fences),
 	}
 	s.pipeline = newPipeline(t, o.dir, map[string]string{"config.yaml": trafficConfig, "town.geojson": geoJSON(fences)},
-		"FEED="+s.feed.URL, "DATA="+o.dataDir, "RESERVE="+o.reserve, "QUEUE="+o.queue)
+		"FEED="+s.feed.URL, "DATA="+o.dataDir, "RESERVE="+o.reserve, "QUEUE="+o.queue, "SIZE="+size, "INTERVAL="+interval)
 	part := func(most float64) point { return point{most * s.random.Float64(), most * s.random.Float64()} }
 	for i := range o.vehicles {
 		s.vehicles = append(s.vehicles, vehicle{
