@@ -19,13 +19,18 @@ function pick(object, path) {
 }
 
 function moved(event) {
+  if (event.deleted) {
+    view.remove(event.key);
+    return;
+  }
   const lat = Number(pick(event.data, setup.lat));
   const lon = Number(pick(event.data, setup.lon));
   if (Number.isFinite(lat) && Number.isFinite(lon)) view.move(event.key, lat, lon);
-  if (event.key === selected) showFields(event.data);
+  if (event.key === selected && event.data) showFields(event.data);
 }
 
 function crossed({ data }) {
+  if (!data) return;
   view.flash(data.fence, data.transition);
   const item = document.createElement("li");
   item.className = data.transition === "enter" ? "enter" : "exit";

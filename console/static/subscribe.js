@@ -15,7 +15,7 @@ export function subscribe(path, { event, state = () => {}, gap = () => {} }) {
       const frame = JSON.parse(message.data);
       if (frame.id) position = frame.id;
       if (frame.gap) gap(frame.gap);
-      else if ("data" in frame) event(frame);
+      else if ("key" in frame) event(frame);
     };
     socket.onclose = () => {
       if (closed) return;

@@ -43,6 +43,10 @@ export class View {
     }
   }
 
+  remove(key) {
+    this.#things.delete(key);
+  }
+
   flash(fence, transition) {
     const f = this.#fences.find((f) => f.id === fence);
     if (f) Object.assign(f, { flash: performance.now() + flashFor, transition });
