@@ -174,7 +174,10 @@ func TestClientCertificates(t *testing.T) {
 	for name, config := range map[string]TLS{"no certificate": {CA: certFile}, "no authority": {Cert: certFile, Key: keyFile}} {
 		c.TLS = config
 		r := run(t, c, Options{Once: true}, "")
-		if err := r.ended(); err == nil || !strings.Contains(err.Error(), "certificate") {
+		// In TLS 1.3 the server refuses after the client's handshake is over: whether the client reads the
+		// alert or first fails to write its request is up to the scheduler.
+		err := r.ended()
+		if err == nil || name == "no authority" && !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
