@@ -56,6 +56,7 @@ bench-once:
 # The figures of bench/README.md.
 bench:
 	$(GO) test -run '^$$' -bench . -count 5 -timeout 60m ./bench/ | tee bench/results/latest.txt
+	cd bench/baseline && $(GO) test -run '^$$' -bench . -count 5 . | tee -a ../results/latest.txt
 
 clean:
 	rm -rf $(BIN)
