@@ -82,16 +82,7 @@ func TestConcurrentKeys(t *testing.T) {
 }
 
 func TestKeyInFlight(t *testing.T) {
-	p := newPlace(t, 1)
-	held := make(chan struct{}, 1)
-	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
-		if h.Events > 0 {
-			held <- struct{}{}
-			return millracetest.Hold
-		}
-		return millracetest.NoFault
-	})
-	p.start()
+	p, held := newHeldPlace(t, 1)
 	way := p.way
 	key := []string{"Content-Type", asJSON, "Idempotency-Key", "k"}
 	var first sync.WaitGroup

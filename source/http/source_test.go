@@ -257,16 +257,7 @@ func (p *place) settled() {
 
 // A source that ends answers those in flight, and turns new ones away.
 func TestDrain(t *testing.T) {
-	p := newPlace(t, 1)
-	held := make(chan struct{}, 1)
-	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
-		if h.Events > 0 {
-			held <- struct{}{}
-			return millracetest.Hold
-		}
-		return millracetest.NoFault
-	})
-	p.start()
+	p, held := newHeldPlace(t, 1)
 	way := p.way
 	idle, err := net.Dial("tcp", strings.TrimPrefix(strings.TrimSuffix(p.url, "/ingest/events"), "http://"))
 	if err != nil {
@@ -379,16 +370,7 @@ func TestServerRefusesTwoOfOneStream(t *testing.T) {
 
 // A sender that goes away leaves nothing behind.
 func TestSenderGone(t *testing.T) {
-	p := newPlace(t, 1)
-	held := make(chan struct{}, 8)
-	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
-		if h.Events > 0 {
-			held <- struct{}{}
-			return millracetest.Hold
-		}
-		return millracetest.NoFault
-	})
-	p.start()
+	p, held := newHeldPlace(t, 8)
 	way := p.way
 	ctx, cancel := context.WithCancel(t.Context())
 	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, p.url, strings.NewReader("1"))

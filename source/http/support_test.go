@@ -248,3 +248,19 @@ func (p *place) resume() millrace.Resume {
 	}
 	return r
 }
+
+// newHeldPlace starts a place whose stream holds appends with events until way.Release, and tells of each;
+// at most so many are told of and not yet received.
+func newHeldPlace(t *testing.T, told int) (p *place, held chan struct{}) {
+	p = newPlace(t, 1)
+	held = make(chan struct{}, told)
+	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
+		if h.Events > 0 {
+			held <- struct{}{}
+			return millracetest.Hold
+		}
+		return millracetest.NoFault
+	})
+	p.start()
+	return p, held
+}
