@@ -47,7 +47,7 @@ func TestExpressions(t *testing.T) {
 	}
 }
 
-func lines(t *testing.T, name string) []string {
+func lines(t testing.TB, name string) []string {
 	t.Helper()
 	text, err := os.ReadFile(name)
 	if err != nil {
