@@ -1,0 +1,609 @@
+package expr
+
+import (
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/jsonpath"
+)
+
+// parser reads an expression by precedence climbing, and checks it as it goes.
+type parser struct {
+	lexer   lexer
+	token   token // what comes next
+	open    int   // parentheses and prefixes around it
+	fields  []string
+	index   map[string]int // of fields
+	needs   block.Sections
+	pattern int // instructions of all regular expressions
+}
+
+// maxOpen bounds the recursion. The canonical form of what is not over MaxDepth needs two for each
+// operation.
+const maxOpen = 4 * MaxDepth
+
+func (p *parser) parse() (*node, *mistake) {
+	if m := p.next(); m != nil {
+		return nil, m
+	}
+	if p.token.kind == endToken {
+		return nil, p.wrong("the expression is empty; write a condition, such as speed > 80")
+	}
+	root, m := p.operation(levelOr)
+	if m != nil {
+		return nil, m
+	}
+	if p.token.kind != endToken {
+		return nil, p.unexpected("an operator or the end should be")
+	}
+	return root, p.condition(root)
+}
+
+func (p *parser) next() (m *mistake) {
+	p.token, m = p.lexer.next()
+	return m
+}
+
+// wrong is a mistake in the next token.
+func (p *parser) wrong(format string, args ...any) *mistake {
+	return &mistake{column: p.token.column, text: fmt.Sprintf(format, args...)}
+}
+
+func (n *node) wrong(format string, args ...any) *mistake {
+	return &mistake{column: n.column, text: fmt.Sprintf(format, args...)}
+}
+
+// foreign is what other languages have, and what to write instead.
+var foreign = map[string]string{
+	"is":      `write == null or != null`,
+	"like":    `write contains(name, "text") or matches(name, "expression")`,
+	"between": "write a >= low && a <= high",
+	"xor":     "write != between two conditions in parentheses",
+	"mod":     "write %",
+	"eq":      "write ==",
+	"ne":      "write !=",
+	"gt":      "write >",
+	"lt":      "write <",
+}
+
+func (p *parser) unexpected(where string) *mistake {
+	switch t := p.token; t.kind {
+	case endToken:
+		return p.wrong("the expression ends where %s", where)
+	case stringToken:
+		return p.wrong("%s stands where %s", quote(clip(t.text)), where)
+	case columnToken:
+		return p.wrong("$%s stands where %s", clip(t.text), where)
+	default:
+		if hint := foreign[strings.ToLower(t.text)]; hint != "" {
+			where += "; " + hint
+		}
+		return p.wrong("%q stands where %s", clip(t.text), where)
+	}
+}
+
+func (p *parser) is(text string) bool {
+	return p.token.text == text && (p.token.kind == symbolToken || p.token.kind == keywordToken)
+}
+
+// want moves over a symbol.
+func (p *parser) want(text, where string) *mistake {
+	if !p.is(text) {
+		return p.unexpected(where)
+	}
+	return p.next()
+}
+
+// enter is called where the parser calls itself.
+func (p *parser) enter() *mistake {
+	if p.open++; p.open > maxOpen {
+		return p.wrong("more than %d parentheses and operators within each other; write a simpler expression", maxOpen)
+	}
+	return nil
+}
+
+// operation reads operators of a level and above, and their operands.
+func (p *parser) operation(level int) (*node, *mistake) {
+	var left *node
+	var m *mistake
+	if p.is("not") {
+		left, m = p.not(level)
+	} else {
+		left, m = p.operand()
+	}
+	if m != nil {
+		return nil, m
+	}
+	compared := false
+	for {
+		symbol := p.token
+		o, known := binary[symbol.text]
+		if !known || o.level < level || symbol.kind != symbolToken && symbol.kind != keywordToken {
+			return left, nil
+		}
+		if compared && o.level == levelCompare {
+			return nil, p.wrong("two comparisons in a row; write && between them, or parentheses around one")
+		}
+		if m := p.next(); m != nil {
+			return nil, m
+		}
+		if o.op == opNotIn {
+			if m := p.want("in", `the word in of "not in" should be`); m != nil {
+				return nil, m
+			}
+		}
+		var right *node
+		if (o.op == opIn || o.op == opNotIn) && p.is("[") {
+			right, m = p.list()
+		} else {
+			right, m = p.operation(o.level + 1)
+		}
+		if m != nil {
+			return nil, m
+		}
+		if left, m = p.operate(o.op, symbol.column, left, right); m != nil {
+			return nil, m
+		}
+		compared = o.level == levelCompare
+	}
+}
+
+// not reads the word and the condition behind it, which may be a comparison.
+func (p *parser) not(level int) (*node, *mistake) {
+	column := p.token.column
+	if level > levelNot {
+		return nil, p.wrong("the word not stands where a value should be; write parentheses around the condition, or !")
+	}
+	if m := p.enter(); m != nil {
+		return nil, m
+	}
+	defer func() { p.open-- }()
+	if m := p.next(); m != nil {
+		return nil, m
+	}
+	arg, m := p.operation(levelNot)
+	if m != nil {
+		return nil, m
+	}
+	return p.operate(opNot, column, arg)
+}
+
+// operand reads a value: what operators stand between.
+func (p *parser) operand() (*node, *mistake) {
+	if m := p.enter(); m != nil {
+		return nil, m
+	}
+	defer func() { p.open-- }()
+	const missing = "a value should be, such as a name, a number or \"text\""
+	t := p.token
+	switch {
+	case t.kind == nameToken || t.kind == columnToken:
+		if m := p.next(); m != nil {
+			return nil, m
+		}
+		switch {
+		case t.kind == columnToken:
+			return p.column(t)
+		case p.is("("):
+			return p.function(t)
+		default:
+			return p.field(t)
+		}
+	case t.kind == numberToken, t.kind == stringToken, p.is("true"), p.is("false"), p.is("null"):
+		return p.literal()
+	case p.is("("):
+		if m := p.next(); m != nil {
+			return nil, m
+		}
+		n, m := p.operation(levelOr)
+		if m != nil {
+			return nil, m
+		}
+		return n, p.want(")", fmt.Sprintf("an operator or the ) for column %d should be", t.column))
+	case p.is("!"), p.is("-"):
+		if m := p.next(); m != nil {
+			return nil, m
+		}
+		if t.text == "-" && p.token.kind == numberToken {
+			n, m := p.literal()
+			if m == nil {
+				n = negative(n, t.column)
+			}
+			return n, m
+		}
+		arg, m := p.operand()
+		switch {
+		case m != nil:
+			return nil, m
+		case t.text == "!":
+			return p.operate(opNot, t.column, arg)
+		case arg.op == opLiteral && arg.kind == aNumber:
+			return negative(arg, t.column), nil
+		default:
+			return p.operate(opNegate, t.column, arg)
+		}
+	case p.is("["):
+		return nil, p.wrong("a list stands where %s; a list stands behind in", missing)
+	default:
+		return nil, p.unexpected(missing)
+	}
+}
+
+// literal reads a number without its sign, a string, true, false or null.
+func (p *parser) literal() (*node, *mistake) {
+	t := p.token
+	n := &node{op: opLiteral, column: t.column}
+	switch {
+	case t.kind == stringToken:
+		n.value, n.text = value{kind: aString, text: t.text}, quote(t.text)
+	case t.kind == numberToken:
+		exact := exactDecimal(t.text)
+		f, err := strconv.ParseFloat(t.text, 64)
+		if err != nil || f == 0 && exact.sign() != 0 {
+			return nil, p.wrong("the number %s is out of range; numbers go to about 1.8e308", clip(t.text))
+		}
+		n.text = exact.String()
+		n.value = value{kind: aNumber, number: f, text: n.text}
+	case p.is("null"):
+		n.value, n.text = value{kind: nullLiteral}, "null"
+	default:
+		n.value, n.text = boolValue(t.text == "true"), t.text
+	}
+	n.kind = n.value.kind
+	return n, p.next()
+}
+
+// negative returns the literal number with the other sign.
+func negative(n *node, column int) *node {
+	exact := exactDecimal(n.text)
+	exact.negative = !exact.negative && exact.sign() != 0
+	text := exact.String()
+	f, _ := strconv.ParseFloat(text, 64)
+	return &node{op: opLiteral, kind: aNumber, text: text, value: value{kind: aNumber, number: f, text: text}, column: column}
+}
+
+// list reads a list of literals.
+func (p *parser) list() (*node, *mistake) {
+	n := &node{op: opList, kind: aList, column: p.token.column}
+	if m := p.next(); m != nil {
+		return nil, m
+	}
+	for !p.is("]") {
+		if len(n.args) > 0 {
+			if m := p.want(",", "a comma or the end of the list, ], should be"); m != nil {
+				return nil, m
+			}
+		}
+		item, m := p.operand()
+		if m != nil {
+			return nil, m
+		}
+		if item.op != opLiteral {
+			return nil, item.wrong("a list holds numbers, strings, true, false and null; write other things with == and ||")
+		}
+		n.args = append(n.args, item)
+	}
+	return n, p.next()
+}
+
+func (p *parser) field(t token) (*node, *mistake) {
+	if len(t.path) > jsonpath.MaxDepth {
+		return nil, &mistake{t.column, fmt.Sprintf("the path has %d names, the limit is %d", len(t.path), jsonpath.MaxDepth)}
+	}
+	escape := strings.NewReplacer(`\`, `\\`, `.`, `\.`)
+	var path strings.Builder
+	for i, segment := range t.path {
+		if i > 0 {
+			path.WriteByte('.')
+		}
+		path.WriteString(escape.Replace(segment))
+	}
+	i, ok := p.index[path.String()]
+	if !ok {
+		if i = len(p.fields); i == MaxFields {
+			return nil, &mistake{t.column, fmt.Sprintf("more than %d different fields; write a simpler expression", MaxFields)}
+		}
+		p.index[path.String()] = i
+		p.fields = append(p.fields, path.String())
+	}
+	p.needs |= block.Data
+	return &node{op: opField, kind: anything, field: i, text: pathText(t.path), column: t.column}, nil
+}
+
+func (p *parser) column(t token) (*node, *mistake) {
+	const known = "there are $key, $type, $id, $time, $deleted and $attributes.NAME"
+	if t.path[0] == "attributes" {
+		if len(t.path) != 2 {
+			return nil, &mistake{t.column, "write $attributes.NAME with one name; a dot in it is written in back-quotes, as in $attributes.`a.b`"}
+		}
+		p.needs |= block.Attributes
+		return &node{op: opAttribute, kind: aString, name: t.path[1], text: "$" + pathText(t.path), column: t.column}, nil
+	}
+	c, ok := columns[t.path[0]]
+	switch {
+	case !ok:
+		return nil, &mistake{t.column, fmt.Sprintf("$%s is not known; %s; a field of the data is written without $", clip(t.text), known)}
+	case len(t.path) > 1:
+		return nil, &mistake{t.column, fmt.Sprintf("nothing lies below $%s; %s", t.path[0], known)}
+	}
+	p.needs |= c.needs
+	return &node{op: c.op, kind: c.kind, text: "$" + t.path[0], column: t.column}, nil
+}
+
+// function reads the arguments of a call.
+func (p *parser) function(t token) (*node, *mistake) {
+	at := slices.IndexFunc(functions, func(f *function) bool { return f.name == strings.ToLower(t.text) })
+	if at < 0 {
+		names := make([]string, len(functions))
+		for i, f := range functions {
+			names[i] = f.name
+		}
+		return nil, &mistake{t.column, fmt.Sprintf("%s is no function; there are %s", clip(t.text), strings.Join(names, ", "))}
+	}
+	f := functions[at]
+	n := &node{op: opCall, kind: f.gives, call: f, column: t.column}
+	if m := p.next(); m != nil {
+		return nil, m
+	}
+	for !p.is(")") {
+		if len(n.args) > 0 {
+			if m := p.want(",", "a comma or the ) of "+f.name+" should be"); m != nil {
+				return nil, m
+			}
+		}
+		arg, m := p.operation(levelOr)
+		if m != nil {
+			return nil, m
+		}
+		n.args = append(n.args, arg)
+	}
+	if m := p.next(); m != nil {
+		return nil, m
+	}
+	if len(n.args) < f.least || len(n.args) > f.most {
+		return nil, n.wrong("%s has %d arguments; write %s", f.name, len(n.args), f.shape)
+	}
+	if m := p.checkCall(n); m != nil {
+		return nil, m
+	}
+	return p.measured(n)
+}
+
+func (p *parser) checkCall(n *node) *mistake {
+	for i, arg := range n.args {
+		switch want := n.call.takes[min(i, len(n.call.takes)-1)]; {
+		case arg.kind == want, arg.kind == anything, want == anything, want == aNumber && arg.kind == aTime:
+		default:
+			return arg.wrong("%s is %s; write %s", excerpt(arg), arg.kind, n.call.shape)
+		}
+	}
+	switch n.call.name {
+	case "coalesce":
+		n.kind = n.args[0].kind
+		for _, arg := range n.args {
+			if arg.kind != n.kind {
+				n.kind = anything
+			}
+		}
+	case "exists":
+		switch n.args[0].op {
+		case opField, opAttribute, opKey, opID, opType, opTime, opDeleted:
+		default:
+			return n.args[0].wrong("%s is no name; exists asks for a field, as in exists(speed)", excerpt(n.args[0]))
+		}
+	case "matches":
+		return p.compilePattern(n)
+	}
+	return nil
+}
+
+// compilePattern compiles the regular expression of a call of matches, if it is not too large.
+func (p *parser) compilePattern(n *node) *mistake {
+	pattern := n.args[1]
+	if pattern.op != opLiteral {
+		return pattern.wrong("the regular expression must be a string in quotes, as in matches(route, \"^[0-9]+$\")")
+	}
+	parsed, err := syntax.Parse(pattern.value.text, syntax.Perl)
+	if err != nil {
+		return pattern.wrong("the regular expression is not in RE2's syntax: %v", err)
+	}
+	if p.pattern += size(parsed); p.pattern > MaxPattern {
+		return pattern.wrong("the regular expressions have more than %d instructions, repetitions counted out; write shorter ones", MaxPattern)
+	}
+	if n.pattern, err = regexp.Compile(pattern.value.text); err != nil {
+		return pattern.wrong("the regular expression cannot be used: %v", err)
+	}
+	return nil
+}
+
+// size estimates the instructions of a regular expression, once its repetitions are counted out. It stops
+// counting far beyond MaxPattern.
+func size(re *syntax.Regexp) int {
+	const runesPerInstruction = 16 // by memory
+	n := 1 + len(re.Rune)/runesPerInstruction
+	if re.Op == syntax.OpLiteral {
+		n = len(re.Rune)
+	}
+	for _, sub := range re.Sub {
+		n = min(n+size(sub), 1<<20)
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max, 1)
+	}
+	return min(n, 1<<20)
+}
+
+// operate makes a node of an operator and checks its operands. It puts chains of && and of || together.
+func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
+	n := &node{op: o, kind: aBool, column: column}
+	for _, arg := range args {
+		if (o == opAnd || o == opOr) && arg.op == o {
+			n.args = append(n.args, arg.args...)
+		} else {
+			n.args = append(n.args, arg)
+		}
+	}
+	switch o {
+	case opAnd, opOr, opNot:
+		for _, arg := range args {
+			if m := p.condition(arg); m != nil {
+				return nil, m
+			}
+		}
+	case opEqual, opUnequal:
+		if m := n.checkEqual(args[1]); m != nil {
+			return nil, m
+		}
+	case opIn, opNotIn:
+		if args[1].op != opList {
+			if args[1].kind != anything {
+				return nil, args[1].wrong("%s is %s; behind in stands a list, as in [1, 2], or a field that holds one", excerpt(args[1]), args[1].kind)
+			}
+			break
+		}
+		list := *args[1]
+		list.args = slices.Clone(list.args)
+		for i, item := range list.args {
+			pair := node{op: opEqual, args: []*node{args[0], item}}
+			if m := pair.checkEqual(item); m != nil {
+				return nil, m
+			}
+			list.args[i] = pair.args[1]
+		}
+		n.args[1] = &list
+	case opLess, opLessEqual, opGreater, opGreaterEqual:
+		if m := n.checkOrder(); m != nil {
+			return nil, m
+		}
+	default:
+		n.kind = aNumber
+		for _, arg := range args {
+			if arg.kind != anything && arg.kind != aNumber && arg.kind != aTime {
+				symbol, _ := o.symbol()
+				hint := ""
+				if o == opSubtract {
+					hint = "; a name with - in it is written in back-quotes"
+				}
+				return nil, arg.wrong("%s is %s, and %s needs numbers%s", excerpt(arg), arg.kind, strings.TrimSpace(symbol), hint)
+			}
+		}
+	}
+	return p.measured(n)
+}
+
+// measured sets the node's height.
+func (p *parser) measured(n *node) (*node, *mistake) {
+	for _, arg := range n.args {
+		n.height = max(n.height, arg.height+1)
+	}
+	if n.height > MaxDepth {
+		return nil, n.wrong("more than %d operators and functions within each other; write a simpler expression", MaxDepth)
+	}
+	return n, nil
+}
+
+// condition checks what must be true or false.
+func (p *parser) condition(n *node) *mistake {
+	if n.kind == aBool || n.kind == anything {
+		return nil
+	}
+	return n.wrong("%s is %s, not a condition; write a comparison, such as %s", excerpt(n), n.kind, example(n))
+}
+
+func example(n *node) string {
+	switch n.kind {
+	case aNumber:
+		return excerpt(n) + " > 0"
+	case aTime:
+		return excerpt(n) + ` > "2026-01-31T12:00:00Z"`
+	case aString:
+		if n.op != opLiteral {
+			return excerpt(n) + ` == "text"`
+		}
+	}
+	return "speed > 80"
+}
+
+// checkEqual checks that the operands of == or != can be equal at all; at is the one to complain about.
+func (n *node) checkEqual(at *node) *mistake {
+	a, b := n.args[0], n.args[1]
+	switch {
+	case a.kind == anything, b.kind == anything, a.kind == nullLiteral, b.kind == nullLiteral, a.kind == b.kind:
+		return nil
+	case a.kind == aTime || b.kind == aTime:
+		return n.checkTime()
+	}
+	hint := ""
+	if number, str := pick(a, b, aNumber), pick(a, b, aString); number != nil && str != nil {
+		if number.op == opLiteral {
+			hint = `; write "` + number.text + `"`
+		} else if str.op == opLiteral {
+			hint = "; write the number without quotes"
+		}
+	}
+	return at.wrong("%s is %s and %s is %s: they are never equal%s", excerpt(a), a.kind, excerpt(b), b.kind, hint)
+}
+
+// pick returns the one that is of a kind, nil if none is.
+func pick(a, b *node, k kind) *node {
+	switch k {
+	case a.kind:
+		return a
+	case b.kind:
+		return b
+	default:
+		return nil
+	}
+}
+
+func (n *node) checkOrder() *mistake {
+	for _, arg := range n.args {
+		switch arg.kind {
+		case anything, aNumber, aString, aTime:
+		case aBool:
+			return arg.wrong("%s is true or false, which has no order; write parentheses around the comparison that is meant", excerpt(arg))
+		default:
+			return arg.wrong("%s is %s, which has no order; write == or !=", excerpt(arg), arg.kind)
+		}
+	}
+	a, b := n.args[0], n.args[1]
+	switch {
+	case a.kind == anything, b.kind == anything, a.kind == b.kind:
+		return nil
+	case a.kind == aTime, b.kind == aTime:
+		return n.checkTime()
+	default:
+		return b.wrong("%s is %s and %s is %s: they have no order", excerpt(a), a.kind, excerpt(b), b.kind)
+	}
+}
+
+// checkTime checks what a time is compared with, and reads it if it is a literal.
+func (n *node) checkTime() *mistake {
+	for i, arg := range n.args {
+		switch {
+		case arg.kind == aTime, arg.kind == aNumber:
+		case arg.kind != aString:
+			return arg.wrong("%s is %s; a time compares with a string in RFC 3339 or with Unix milliseconds", excerpt(arg), arg.kind)
+		case arg.op == opLiteral:
+			t, ok := parseTime(arg.value.text)
+			if !ok {
+				return arg.wrong(`%s is not a time; write it as "2026-01-31T12:00:00Z"`, arg.text)
+			}
+			if year := t.UTC().Year(); year < 1678 || year > 2261 {
+				return arg.wrong("%s is out of range; event times lie between the years 1678 and 2261", arg.text)
+			}
+			known := *arg // which is printed as it was
+			known.value = value{kind: aTime, nano: t.UnixNano()}
+			n.args[i] = &known
+		}
+	}
+	return nil
+}
+
+// excerpt returns a node as messages name it.
+func excerpt(n *node) string { return clip(n.String()) }
