@@ -21,7 +21,8 @@ const Unreadable millrace.GapReason = "unreadable"
 //
 // Where events are gone it goes on behind them, and returns the gaps. If they were trimmed the rows stay:
 // they are the newest that is known. If the stream was created again, or has lost its tail, the rows of the
-// partition are dropped and it is read from its start (Clear).
+// partition are dropped and it is read from its start (Clear). A table that stands at the start of a partition
+// misses nothing of what was trimmed before.
 //
 // It fails with what the stream fails with, Unavailable above all. What was applied until then stays: calling
 // it again goes on.
@@ -48,7 +49,7 @@ type catchUp struct {
 }
 
 func (c *catchUp) partition(ctx context.Context, name string) error {
-	_, end, err := c.stream.Bounds(ctx, name)
+	first, end, err := c.stream.Bounds(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -56,6 +57,9 @@ func (c *catchUp) partition(ctx context.Context, name string) error {
 		c.gap(name, gap)
 	}
 	for c.behind(name, end) {
+		if c.t.Place(name).IsStart() {
+			c.t.Moved(name, first) // what was trimmed before is nothing that the table misses
+		}
 		if err := c.read(ctx, name, end); err != nil {
 			return err
 		}

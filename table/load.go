@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"time"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
@@ -182,6 +183,8 @@ func (l *loader) chunk(body []byte) error {
 			return invalid("a row is of partition %d, and there are %d", partition, len(l.places))
 		case r.Deleted(i):
 			return invalid("the row of key %.80q is deleted", r.Key(i))
+		case !storable(r.Time(i)):
+			return invalid("the row of key %.80q is of %s", r.Key(i), r.Time(i))
 		}
 		if int(shared) < len(l.name) || len(rest) > 0 {
 			l.name = append(l.name[:shared], rest...)
@@ -193,6 +196,9 @@ func (l *loader) chunk(body []byte) error {
 	}
 	return f.end("the positions of a record of rows")
 }
+
+// storable says whether a block can be made with an event of this time: the rows are to be saved again.
+func storable(t time.Time) bool { return t.IsZero() || t.Year() >= 1678 && t.Year() <= 2261 }
 
 // take puts a row into the table.
 func (l *loader) take(partition string, at millrace.Position, i int) error {
