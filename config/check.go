@@ -56,7 +56,9 @@ func (d *decoder) check(c *Config) {
 	d.checkArchives(c)
 	if c.Gateway != nil {
 		for route, e := range sorted(c.Gateway.Endpoints) {
-			d.checkFrom(c, "gateway.endpoints."+route, e.From)
+			if !e.Messages {
+				d.checkFrom(c, "gateway.endpoints."+route, e.From)
+			}
 			if c.Gateway.Page != "" && (route == "/" || strings.HasPrefix(route, "/map/")) {
 				d.problemAt("gateway.endpoints."+route, "%q is where the page is; choose another path", route)
 			}

@@ -130,9 +130,13 @@ func (c *client) followWebSocket(ctx context.Context, conn net.Conn, program *pr
 		}
 		var frame struct {
 			ID, Key, Type, Time string
-			Data, Gap           json.RawMessage
+			Data, Gap, Hello    json.RawMessage
 		}
-		if err := json.Unmarshal(payload, &frame); err != nil || frame.ID == "" {
+		err = json.Unmarshal(payload, &frame)
+		if frame.Hello != nil {
+			continue
+		}
+		if err != nil || frame.ID == "" {
 			c.wonder("the frame %s: %v", payload, err)
 			return errors.New("not understood")
 		}

@@ -46,11 +46,11 @@ func newPushing(tb testing.TB, n int, f form, key func(i int) string, events []m
 		server := drained(tb)
 		c := &connection{gateway: g, endpoint: g.endpoints["/e"], form: f, conn: server}
 		c.out = outlet{conn: server, raw: rawConn(server), form: f, limit: 1 << 20, flows: &g.flows, done: c.flushed}
-		c.sub = subscription{c: c, feed: p.feed, parts: p.part.only}
+		sub := &subscription{c: c, endpoint: c.endpoint, feed: p.feed, parts: p.part.only, dialect: dialect{form: f}}
 		if k := key(i); k != "" {
-			c.sub.keys = []string{k}
+			sub.keys = []string{k}
 		}
-		p.feed.joinLive(&c.sub, nil)
+		p.feed.joinLive(sub, nil)
 	}
 	var b block.Builder
 	for i := range events {

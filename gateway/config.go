@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/jsonpath"
 )
 
 // Config describes the gateway.
@@ -35,13 +37,52 @@ type Config struct {
 	Drain time.Duration `yaml:"drain"`
 }
 
-// Endpoint serves a stream's events at a path.
+// Endpoint serves a stream's events at a path. One segment of the path may be {NAME}: what stands there is
+// the key, as in /vehicles/{id}.
 type Endpoint struct {
-	// From is the stream.
+	// From is the stream. Without it, and with messages: true, a client subscribes by messages to other
+	// endpoints.
 	From string `yaml:"from"`
 	// Key says where a client names the key it wants: "query:NAME", a parameter of the query string.
 	// Without the parameter it gets every key; given several times, several keys.
 	Key string `yaml:"key"`
+	// Messages says that there is no stream: a connection begins with no subscription.
+	Messages bool `yaml:"messages"`
+	// Latest lets clients begin with the newest event of each key (since=latest). The newest events are kept
+	// in memory, some 240 bytes each beside the event itself, and in snapshots.
+	Latest bool `yaml:"latest"`
+	// LatestKeys bounds the keys whose newest event is kept; beyond it the one that was updated longest ago
+	// is forgotten. Default 1000000.
+	LatestKeys int `yaml:"latest_keys"`
+	// Location says where the position of an event's object stands, so that clients can ask for an area.
+	// It implies latest.
+	Location *Location `yaml:"location"`
+	// Queue bounds what waits for one connection, instead of the gateway's.
+	Queue int64 `yaml:"queue,size"`
+}
+
+// Tables are the streams whose newest events are kept.
+func (c *Config) Tables() map[string]bool {
+	tables := map[string]bool{}
+	for _, e := range c.Endpoints {
+		if e.latest() {
+			tables[e.From] = true
+		}
+	}
+	return tables
+}
+
+// defaultLatestKeys is how many keys a table has if nothing is said.
+const defaultLatestKeys = 1_000_000
+
+// latest says whether the newest event of each key is kept.
+func (e Endpoint) latest() bool { return e.Latest || e.Location != nil }
+
+func (e Endpoint) latestKeys() int {
+	if e.LatestKeys > 0 {
+		return e.LatestKeys
+	}
+	return defaultLatestKeys
 }
 
 // SetDefaults sets what the configuration may leave out.
@@ -101,27 +142,58 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 }
 
 func (e Endpoint) validate(path string, problem func(key, format string, args ...any)) {
-	if u, err := url.Parse(path); !strings.HasPrefix(path, "/") || err != nil || u.Path != path {
-		problem("", "%q is no path; write it with a leading slash and without ?, # or %%, such as /vehicles", path)
+	if u, err := url.Parse(path); !strings.HasPrefix(path, "/") || err != nil || u.Path != path || !wellPlaced(path) {
+		problem("", "%q is no path; write it with a leading slash and without ?, # or %%, such as /vehicles, "+
+			"with a segment for the key if you like, such as /vehicles/{id}", path)
 	}
-	if e.From == "" {
+	switch {
+	case e.Messages && (e.From != "" || e.Key != "" || e.latest()):
+		problem("messages", "true says that there is no stream; leave from, key, latest and location out, or messages")
+	case e.From == "" && !e.Messages:
 		problem("from", "it is missing; write the name of a stream")
+	}
+	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
+		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
+	}
+	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
+		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)
+	}
+	if e.Location != nil {
+		for name, path := range map[string]string{"lat": e.Location.Lat, "lon": e.Location.Lon} {
+			if _, err := jsonpath.Compile(path); err != nil || path == "" {
+				problem("location."+name, "%q is no path into the data; write one such as position.%s", path, name)
+			}
+		}
 	}
 	if e.Key == "" {
 		return
 	}
 	name, found := strings.CutPrefix(e.Key, "query:")
 	switch {
+	case strings.Contains(path, "{"):
+		problem("key", "%q is one too many: the path names the key", e.Key)
 	case !found || name == "" || strings.ContainsAny(name, "&=#;+% \t\r\n"):
 		problem("key", "%q does not say where the key stands; write \"query:NAME\", NAME being a parameter "+
 			"of the query string such as VehicleID", e.Key)
 	case slices.ContainsFunc(reservedParameters, func(r string) bool { return strings.EqualFold(r, name) }):
-		problem("key", "%q is taken: clients resume by the parameter %s; choose another name", e.Key, name)
+		problem("key", "%q is taken: the parameter %s has a meaning of its own; choose another name", e.Key, name)
 	}
 }
 
-// parameter returns the name of the query parameter that selects keys; "" if there is none.
-func (e Endpoint) parameter() string { return strings.TrimPrefix(e.Key, "query:") }
+// wellPlaced says whether braces stand around one whole segment, or nowhere.
+func wellPlaced(path string) bool {
+	keys := 0
+	for segment := range strings.SplitSeq(path, "/") {
+		switch inner := strings.Trim(segment, "{}"); {
+		case segment == inner:
+		case segment == "{"+inner+"}" && inner != "":
+			keys++
+		default:
+			return false
+		}
+	}
+	return keys <= 1
+}
 
 // exactOrigin says whether s is what a browser sends as Origin: a scheme, a host in lower case, and a
 // port unless it is the scheme's own (RFC 6454, section 6.2).

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,20 +18,23 @@ import (
 // something for the client hands it to the outlet and goes on. (A replay has a goroutine until it has
 // caught up, an outlet one for as long as something waits in it.)
 type connection struct {
+	id       string
 	gateway  *Gateway
-	endpoint *endpoint
-	form     form
+	endpoint *endpoint // that it connected to
+	form     form      // plain, v1 or sse
+	deflated bool      // permessage-deflate was agreed on
 	conn     net.Conn
 	out      outlet
 	in       inbound
-	sub      subscription
 	index    int // in gateway.connections, guarded by gateway.mu
+
+	mu   sync.Mutex
+	subs []*subscription // changed by the goroutine that reads, after open
 
 	cut      atomic.Pointer[ending] // why the gateway has cut it, if it has
 	heard    atomic.Int64           // when the client last sent something, by the coarse clock
 	pinged   int64                  // when it was last pinged; of the pinger
 	peerDone atomic.Bool            // nothing is expected from the client any more: it has sent its close frame
-	stop     context.CancelFunc     // ends the replay; nil if there was none
 	small    [64]byte               // read buffer: what clients send is mostly pongs of six bytes
 }
 
@@ -41,20 +46,21 @@ const (
 	headTimeout  = 10 * time.Second
 )
 
-// open lets the connection take part in its feed, writes the response's head, and starts the goroutine
-// that reads. A client that has seen the head gets every event from then on: so the head follows the
-// joining, and frames that are handed over in between follow the head. before is what the client
-// has sent already.
-func (c *connection) open(ctx context.Context, head, before []byte, r *replay) {
-	if r == nil {
-		c.sub.feed.joinLive(&c.sub, head)
-	} else {
+// open lets the connection take part in its feed, if it has a subscription to begin with, writes the response's
+// head, and starts the goroutine that reads. A client that has seen the head gets every event from then on: so
+// the head follows the joining, and frames that are handed over in between follow the head. before is what
+// the client has sent already.
+func (c *connection) open(s *subscription, head, before []byte, r *replay) {
+	switch {
+	case s == nil:
 		c.out.begin(head)
-		c.gateway.metrics.replaying.Inc()
-		c.gateway.flows.running.Go(func() {
-			defer c.gateway.metrics.replaying.Dec()
-			r.run(ctx)
-		})
+	case r == nil:
+		c.keep(s)
+		s.feed.joinLive(s, head)
+	default:
+		c.keep(s)
+		c.out.begin(head)
+		c.replay(s, r)
 	}
 	if c.out.raw == nil {
 		_ = c.conn.SetWriteDeadline(time.Now().Add(headTimeout)) // fails only if conn is closed
@@ -65,6 +71,36 @@ func (c *connection) open(ctx context.Context, head, before []byte, r *replay) {
 		c.out.start()
 	}
 	go c.read(before)
+}
+
+// keep takes a subscription in.
+func (c *connection) keep(s *subscription) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.subs = append(c.subs, s)
+}
+
+// replay brings a subscription to the live edge, in a goroutine of its own.
+func (c *connection) replay(s *subscription, r *replay) {
+	ctx, stop := context.WithCancel(context.Background()) // outlives the request
+	s.stop = func() {                                     // and the replay does not join after this
+		stop()
+		<-r.done
+	}
+	s.endpoint.replays.Inc()
+	c.gateway.metrics.replaying.Inc()
+	c.gateway.flows.running.Go(func() {
+		defer c.gateway.metrics.replaying.Dec()
+		defer stop()
+		r.run(ctx)
+	})
+}
+
+// subscriptions returns those of this moment.
+func (c *connection) subscriptions() []*subscription {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.subs)
 }
 
 // read reads until the client is gone, and then takes the connection apart.
@@ -102,10 +138,9 @@ func (c *connection) read(before []byte) {
 // gone is called when the socket is closed, by whichever side.
 func (c *connection) gone() {
 	c.out.close()
-	if c.stop != nil {
-		c.stop()
+	for _, s := range c.subscriptions() {
+		s.end()
 	}
-	c.sub.feed.leave(&c.sub)
 	if e := c.cut.Load(); e != nil { // logged here, where nobody waits
 		c.gateway.logger.Info("gateway: connection cut", "endpoint", c.endpoint.path, "protocol", c.form.protocol(),
 			"client", c.conn.RemoteAddr().String(), "reason", string(e.cut), "detail", e.reason)
@@ -138,9 +173,6 @@ func (c *connection) end(e ending) {
 	if !c.out.finish(last, e.drop, time.Now().Add(e.timeout)) { // then read calls gone, at the latest
 		return
 	}
-	if c.stop != nil {
-		c.stop()
-	}
 	if e.cut != "" {
 		c.gateway.metrics.cut.WithLabelValues(string(e.cut)).Inc()
 		c.cut.Store(&e)
@@ -172,25 +204,29 @@ func (c *connection) cutSlow() {
 	})
 }
 
-// tellGap says that events are gone, as well as the form allows; put is out.live or out.send.
-func (c *connection) tellGap(id []byte, partition string, gap *millrace.Gap, put func([]byte, bool) verdict) {
-	c.endpoint.gaps.Inc()
-	if c.form == plain {
-		c.end(ending{
+// end ends a subscription; whatever is being replayed to it stops.
+func (s *subscription) end() {
+	if s.stop != nil {
+		s.stop()
+	}
+	s.feed.leave(s)
+}
+
+// tellGap says that events are gone, as well as the form allows; put hands it over.
+func (s *subscription) tellGap(id []byte, partition string, gap *millrace.Gap, put func([]byte, bool) verdict) {
+	s.endpoint.gaps.Inc()
+	if s.form == plain {
+		s.c.end(ending{
 			code:   statusGap,
 			reason: fmt.Sprintf("gap (%s): events are gone before they could be sent; connect again", gap.Reason),
 			cut:    cutGap,
 		})
 		return
 	}
-	if put(appendGap(nil, c.form, string(id), partition, gap), false) == refused {
-		c.cutSlow()
+	if put(s.appendGap(nil, string(id), partition, gap), false) == refused {
+		s.c.cutSlow()
 	}
 }
-
-// message implements receiver: in this version clients have nothing to say. A later one gives
-// messages a meaning in the subprotocol.
-func (c *connection) message(ws.OpCode, []byte) {}
 
 // ping implements receiver.
 func (c *connection) ping(payload []byte) {

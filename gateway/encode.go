@@ -12,11 +12,9 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/millrace/millrace"
-	"github.com/millrace/millrace/block"
 )
 
-// form is how a connection wants its events written. Events are written once per form and shared by
-// all connections that want it.
+// form is how events are framed.
 type form uint8
 
 const (
@@ -37,6 +35,9 @@ func (f form) over(partitions int) form {
 }
 
 func (f form) websocket() bool { return f <= v1Vector }
+
+// vector says whether positions are over all partitions.
+func (f form) vector() bool { return f == v1Vector || f == sseVector }
 
 // protocol is the form as metrics and logs name it.
 func (f form) protocol() string {
@@ -66,61 +67,76 @@ func (t *idText) single(partition, block string) {
 	t.before, t.after = append(t.before, '.'), t.after[:0]
 }
 
-// appendEvent appends the i-th event of r as one frame; number is its number in the block, from 1.
-func appendEvent(dst []byte, f form, r *block.Reader, i int, number uint32, ids *idText) []byte {
-	switch f {
-	case plain:
-		data := r.Data(i)
-		op := ws.OpText
-		if !utf8.Valid(data) {
-			op = ws.OpBinary // a text frame must hold valid UTF-8 (RFC 6455, section 5.6)
-		}
-		return append(appendHeader(dst, op, len(data)), data...)
-	case v1, v1Vector:
-		dst, start := openText(dst, len(r.Data(i)))
-		return closeText(appendV1(dst, r, i, number, ids), start)
-	default:
-		return appendSSE(dst, r, i, number, ids)
-	}
-}
-
-// appendV1 appends {"id","key","type","time","data"}, and "deleted":true where it applies.
-func appendV1(dst []byte, r *block.Reader, i int, number uint32, ids *idText) []byte {
-	dst = append(dst, `{"id":"`...)
-	dst = ids.append(dst, number)
-	dst = append(dst, `","key":`...)
-	dst = appendJSONString(dst, r.Key(i))
-	dst = append(dst, `,"type":`...)
-	dst = appendJSONString(dst, r.Type(i))
-	dst = append(dst, `,"time":`...)
-	if ns := r.UnixNano(i); ns == math.MinInt64 {
-		dst = append(dst, "null"...)
-	} else {
-		dst = append(dst, '"')
-		dst = time.Unix(0, ns).UTC().AppendFormat(dst, time.RFC3339Nano)
-		dst = append(dst, '"')
-	}
-	if r.Deleted(i) {
+// appendV1 appends {"sub","id","key","type","time","data"}, and "deleted":true where it applies. Without a
+// name there is no sub, without ids no id.
+func appendV1(dst []byte, name string, e item, number uint32, ids *idText) []byte {
+	dst = appendHeadV1(dst, name, e, number, ids)
+	if e.deleted {
 		dst = append(dst, `,"deleted":true`...)
 	}
-	switch data := r.Data(i); {
-	case !utf8.Valid(data):
+	switch {
+	case !utf8.Valid(e.data):
 		dst = append(dst, `,"data_base64":"`...)
-		dst = base64.StdEncoding.AppendEncode(dst, data)
+		dst = base64.StdEncoding.AppendEncode(dst, e.data)
 		dst = append(dst, '"')
-	case json.Valid(data):
+	case json.Valid(e.data):
 		dst = append(dst, `,"data":`...)
-		dst = append(dst, data...)
+		dst = append(dst, e.data...)
 	default:
 		dst = append(dst, `,"data":`...)
-		dst = appendJSONString(dst, data)
+		dst = appendJSONString(dst, e.data)
 	}
 	return append(dst, '}')
 }
 
+// appendHeadV1 appends what the messages about an event begin with.
+func appendHeadV1(dst []byte, name string, e item, number uint32, ids *idText) []byte {
+	dst = append(dst, '{')
+	dst = appendSub(dst, name)
+	if ids != nil {
+		dst = append(dst, `"id":"`...)
+		dst = ids.append(dst, number)
+		dst = append(dst, `",`...)
+	}
+	dst = append(dst, `"key":`...)
+	dst = appendJSONString(dst, e.key)
+	dst = append(dst, `,"type":`...)
+	dst = appendJSONString(dst, e.kind)
+	dst = append(dst, `,"time":`...)
+	if e.nanos == math.MinInt64 {
+		return append(dst, "null"...)
+	}
+	dst = append(dst, '"')
+	dst = time.Unix(0, e.nanos).UTC().AppendFormat(dst, time.RFC3339Nano)
+	return append(dst, '"')
+}
+
+// appendSub appends the member that names a subscription, which the one of the URL does not have.
+func appendSub(dst []byte, name string) []byte {
+	if name == "" {
+		return dst
+	}
+	dst = append(dst, `"sub":`...)
+	return append(appendJSONString(dst, []byte(name)), ',')
+}
+
+// appendLeft appends that the object that an event is about is no longer inside the area.
+func (d *dialect) appendLeft(dst []byte, e item, number uint32, ids *idText) []byte {
+	if !d.form.websocket() {
+		if ids != nil {
+			dst = append(dst, "id: "...)
+			dst = append(ids.append(dst, number), '\n')
+		}
+		return appendLeftSSE(dst, e)
+	}
+	dst, start := openText(dst, 0)
+	dst = appendHeadV1(dst, d.name, e, number, ids)
+	return closeText(append(dst, `,"left":true}`...), start)
+}
+
 // appendGap appends what a client that resumes by id is told of a gap; id is what it resumes from
 // afterwards.
-func appendGap(dst []byte, f form, id, partition string, gap *millrace.Gap) []byte {
+func (d *dialect) appendGap(dst []byte, id, partition string, gap *millrace.Gap) []byte {
 	body := func(dst []byte) []byte {
 		dst = append(dst, `{"after":"`...)
 		dst, _ = appendPlace(dst, "", partition, gap.After)
@@ -130,14 +146,14 @@ func appendGap(dst []byte, f form, id, partition string, gap *millrace.Gap) []by
 		dst = appendJSONString(dst, []byte(gap.Reason))
 		return append(dst, '}')
 	}
-	if !f.websocket() {
+	if !d.form.websocket() {
 		dst = append(dst, "id: "...)
 		dst = append(dst, id...)
 		dst = append(dst, "\nevent: "+gapEvent+"\ndata: "...)
 		return append(body(dst), "\n\n"...)
 	}
 	dst, start := openText(dst, 0)
-	dst = append(dst, `{"id":"`...)
+	dst = append(appendSub(append(dst, '{'), d.name), `"id":"`...)
 	dst = append(dst, id...)
 	dst = append(dst, `","gap":`...)
 	dst = body(dst)
@@ -146,8 +162,8 @@ func appendGap(dst []byte, f form, id, partition string, gap *millrace.Gap) []by
 
 // appendProgress appends an id without an event: the client has been sent all that it asked for up to
 // here. live says that it has come to the live edge just now.
-func appendProgress(dst []byte, f form, id []byte, live bool) []byte {
-	switch f {
+func (d *dialect) appendProgress(dst []byte, id []byte, live bool) []byte {
+	switch d.form {
 	case plain:
 		return dst
 	case sse, sseVector:
@@ -156,7 +172,7 @@ func appendProgress(dst []byte, f form, id []byte, live bool) []byte {
 		return append(dst, "\n\n"...)
 	}
 	dst, start := openText(dst, 0)
-	dst = append(dst, `{"id":"`...)
+	dst = append(appendSub(append(dst, '{'), d.name), `"id":"`...)
 	dst = append(dst, id...)
 	dst = append(dst, '"')
 	if live {
@@ -222,6 +238,8 @@ func (f form) frameSize(b []byte) int {
 		return 10
 	}
 }
+
+func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
 
 const hexDigits = "0123456789abcdef"
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/table"
 )
 
 // feed hands one stream's events to the connections that want them. It has one reader for each
@@ -24,24 +26,34 @@ import (
 // a seam without a gap or a repeat.
 type feed struct {
 	stream    millrace.Stream
+	state     millrace.State // nil: the table is not kept
 	endpoints []*endpoint
 	logger    *slog.Logger
 	now       func() time.Time
-	chunk     int // about how many bytes of events one pass hands over
+	chunk     int          // about how many bytes of events one pass hands over
+	tableKeys int          // bound of the table; 0: there is none
+	saver     *table.Saver // of the table; nil: nobody
 
 	parts      []*part
 	every      []int        // the indexes of all parts
 	interested atomic.Int64 // subscriptions that have joined
-	broad      atomic.Int64 // those of them that want every key
+	unkeyed    atomic.Int64 // those of them that name no keys
 
-	mu     sync.Mutex
-	passes uint64 // counts whatever changes a place
-	keys   map[string]*group
-	byForm [formsCount]int // subscriptions to every key
-	dirty  []*subscription // with pending events of their keys, in this pass
-	pend   []pending
-	joint  []byte // several frames for one connection
-	id     []byte
+	mu         sync.Mutex
+	passes     uint64                 // counts whatever changes a place
+	table      *table.Table           // the newest event of each key at the parts' places; nil: not asked for
+	joined     []*subscription        // all of them
+	keys       map[string]*group      // those that name keys
+	audiences  []*audience            // those that name none
+	watched    []*areas               // those that watch areas
+	renderings map[dialect]*rendering // by dialect
+	broad      []*rendering           // those that hold every event
+	filters    map[string]*filter     // by expression
+	needs      block.Sections         // what the filters look at
+	dirty      []*subscription        // with pending events, in this pass
+	pend       []pending
+	joint      []byte // several frames for one connection
+	id         []byte
 }
 
 // part is a partition as its feed follows it.
@@ -56,15 +68,14 @@ type part struct {
 
 // endpoint is a path that serves a feed.
 type endpoint struct {
-	path      string
-	parameter string // of the query string that selects keys; "" if there is none
-	feed      *feed
-	lag       prometheus.Observer
-	gaps      prometheus.Counter
-	replays   prometheus.Counter
-	traffic   [formsCount]traffic
-
-	all [formsCount]group // subscriptions to every key; guarded by feed.mu
+	path    string
+	config  Endpoint
+	feed    *feed  // nil: a connection to it has no subscription to begin with
+	areas   *areas // nil: areas cannot be asked for
+	lag     prometheus.Observer
+	gaps    prometheus.Counter
+	replays prometheus.Counter
+	traffic [formsCount]traffic
 }
 
 // traffic is what an endpoint hands out in one form.
@@ -76,21 +87,59 @@ type traffic struct {
 	eventsNow, bytesNow int // of this pass; guarded by feed.mu
 }
 
-// pending is an event (its index in the batch) for one subscription, and the next one.
+// pending is an event for one subscription, and the next one. The event is its index in the batch, or the
+// complement of that: its object has left an area.
 type pending struct{ event, next int32 }
 
-// open finds the stream's partitions and their ends: what comes from there on is handed out.
+func newFeed(stream millrace.Stream, g *Gateway, o Options) *feed {
+	return &feed{
+		stream: stream, state: o.State, logger: g.logger, now: o.Now,
+		chunk: int(min(g.config.Queue/2, 32<<10)),
+		keys:  map[string]*group{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
+	}
+}
+
+// serve adds an endpoint.
+func (f *feed) serve(e *endpoint) error {
+	f.endpoints = append(f.endpoints, e)
+	if e.config.Location != nil {
+		i := slices.IndexFunc(f.watched, func(as *areas) bool { return as.location == *e.config.Location })
+		if i < 0 {
+			as, err := newAreas(*e.config.Location)
+			if err != nil {
+				return err
+			}
+			i, f.watched = len(f.watched), append(f.watched, as)
+		}
+		e.areas = f.watched[i]
+	}
+	if e.config.latest() {
+		f.tableKeys = max(f.tableKeys, e.config.latestKeys())
+	}
+	return nil
+}
+
+// open finds the stream's partitions and their ends: what comes from there on is handed out. A table is
+// brought up to there first.
 func (f *feed) open(ctx context.Context) error {
 	partitions, err := f.stream.Partitions(ctx)
 	if err != nil {
 		return err
 	}
-	for i, p := range partitions {
-		_, end, err := f.stream.Bounds(ctx, p.Name)
-		if err != nil {
+	if f.tableKeys > 0 {
+		if err := f.openTable(ctx); err != nil {
 			return err
 		}
-		f.parts = append(f.parts, &part{Partition: p, index: i, only: []int{i}, at: end})
+	}
+	f.parts, f.every = nil, nil
+	for i, p := range partitions {
+		var at millrace.Position
+		if f.table != nil {
+			at = f.table.Place(p.Name)
+		} else if _, at, err = f.stream.Bounds(ctx, p.Name); err != nil {
+			return err
+		}
+		f.parts = append(f.parts, &part{Partition: p, index: i, only: []int{i}, at: at})
 		f.every = append(f.every, i)
 	}
 	return nil
@@ -262,7 +311,9 @@ func (f *feed) decode(p *part, d *delivery) error {
 	switch {
 	case d.block.Header.Events == 0:
 		return nil
-	case f.broad.Load() > 0:
+	case f.table != nil:
+		return p.reader.Load(block.All)
+	case f.unkeyed.Load() > 0:
 		return p.reader.Load(block.Keys | block.IDs | block.Data)
 	case f.interested.Load() > 0:
 		return p.reader.Load(block.Keys)
@@ -280,7 +331,7 @@ func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
 		return i, err
 	}
 	if i < n {
-		if err := r.Load(block.Keys | block.IDs | block.Data); err != nil {
+		if err := r.Load(f.sections()); err != nil {
 			return i, err
 		}
 	}
@@ -288,15 +339,23 @@ func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
 	if end > i {
 		f.setIDs(p, sb.At.Block)
 		first := b.take(sb.At.Block, i, end)
-		for form := range formsCount {
-			for k := i; k < end && f.byForm[form] > 0; k++ {
-				b.write(form, first+k-i, r, k)
+		for _, rd := range f.broad {
+			for k := i; k < end; k++ {
+				b.write(rd, first+k-i, r, k)
+			}
+		}
+		for _, a := range f.audiences {
+			if a.selective() {
+				f.choose(p, a, first, i, end)
 			}
 		}
 		for k := i; k < end && len(f.keys) > 0; k++ {
 			if g := f.keys[string(r.Key(k))]; g != nil {
 				f.noteAll(p, g, first+k-i, k)
 			}
+		}
+		if f.table != nil {
+			f.update(p, sb, first, i, end)
 		}
 	}
 	switch {
@@ -305,16 +364,25 @@ func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
 	case end > 0:
 		p.at = sb.Position(end - 1)
 	}
+	if f.table != nil {
+		f.table.Moved(p.Name, p.at)
+	}
 	return end, nil
+}
+
+// sections returns what is looked at in a block; mu is held.
+func (f *feed) sections() block.Sections {
+	if f.table != nil {
+		return block.All
+	}
+	return block.Keys | block.IDs | block.Data | f.needs
 }
 
 // seek returns the index of the first event from i on that somebody wants, n if there is none; mu is
 // held.
 func (f *feed) seek(r *block.Reader, i, n int) (int, error) {
-	for _, members := range f.byForm {
-		if members > 0 {
-			return i, nil
-		}
+	if f.table != nil || len(f.audiences) > 0 {
+		return i, nil
 	}
 	if len(f.keys) == 0 || i == n {
 		return n, nil
@@ -328,6 +396,32 @@ func (f *feed) seek(r *block.Reader, i, n int) (int, error) {
 		}
 	}
 	return i, nil
+}
+
+// update enters events into the table, and tells those who watch areas. mu is held.
+func (f *feed) update(p *part, sb millrace.StoredBlock, first, i, end int) {
+	for k := i; k < end; k++ {
+		previous, _ := f.table.Apply(p.Name, sb.Position(k), &p.reader, k)
+		for _, as := range f.watched {
+			if as.count > 0 {
+				f.move(p, as, previous, &p.reader, first+k-i, k)
+			}
+		}
+	}
+}
+
+// choose notes the events that an audience wants; mu is held.
+func (f *feed) choose(p *part, a *audience, first, i, end int) {
+	r, b := &p.reader, &p.batch
+	for k := i; k < end; k++ {
+		if a.prefix != "" && !bytes.HasPrefix(r.Key(k), []byte(a.prefix)) {
+			continue
+		}
+		if at := first + k - i; b.passes(a.filter, at, r, k) {
+			b.write(a.rendering, at, r, k)
+			a.pending = append(a.pending, int32(at))
+		}
+	}
 }
 
 // setIDs prepares the ids of the block's events; mu is held.
@@ -357,12 +451,14 @@ func (f *feed) flush(p *part, oldest time.Time) {
 		return
 	}
 	for _, s := range f.dirty {
-		frames, events := f.gather(s, &p.batch)
-		f.hand(s, frames, events, p.batch.given)
+		frames, events := f.gather(s)
+		f.hand(s, frames, events, p.batch.given && events == 1)
 	}
 	clear(f.dirty)
 	f.dirty, f.pend = f.dirty[:0], f.pend[:0]
-	f.handAll(p)
+	for _, a := range f.audiences {
+		f.handAll(p, a)
+	}
 	f.count(oldest)
 	p.batch.reset()
 }
@@ -370,9 +466,10 @@ func (f *feed) flush(p *part, oldest time.Time) {
 // noteAll notes an event for all who want its key; at is its index in the batch, i in the block.
 func (f *feed) noteAll(p *part, g *group, at, i int) {
 	for _, m := range g.members {
-		if m.s.ahead == nil || m.s.passed(p.index, p.batch.position(at)) {
-			p.batch.write(m.s.c.form, at, &p.reader, i)
-			f.note(m.s, int32(at))
+		s := m.s
+		if (s.ahead == nil || s.passed(p.index, p.batch.position(at))) && p.batch.passes(s.filtered, at, &p.reader, i) {
+			p.batch.write(s.rendering, at, &p.reader, i)
+			f.note(s, int32(at))
 		}
 	}
 }
@@ -391,14 +488,14 @@ func (f *feed) note(s *subscription, event int32) {
 }
 
 // gather returns the frames that are pending for s, one after the other, and how many they are.
-func (f *feed) gather(s *subscription, b *batch) (frames []byte, events int) {
+func (f *feed) gather(s *subscription) (frames []byte, events int) {
 	at := s.first
 	if at == s.last {
-		frames, events = b.frame(s.c.form, int(f.pend[at-1].event)), 1
+		frames, events = s.rendering.frame(f.pend[at-1].event), 1
 	} else {
 		f.joint = f.joint[:0]
 		for ; at != 0; at = f.pend[at-1].next {
-			f.joint = append(f.joint, b.frame(s.c.form, int(f.pend[at-1].event))...)
+			f.joint = append(f.joint, s.rendering.frame(f.pend[at-1].event)...)
 			events++
 		}
 		frames = f.joint
@@ -407,32 +504,48 @@ func (f *feed) gather(s *subscription, b *batch) (frames []byte, events int) {
 	return frames, events
 }
 
-// handAll hands the batch to those who want every key, the same bytes to all of one form.
-func (f *feed) handAll(p *part) {
-	b := &p.batch
-	for _, e := range f.endpoints {
-		for form := range e.all {
-			frames := b.written[form].buf
-			for _, m := range e.all[form].members {
-				if m.s.ahead == nil {
-					f.hand(m.s, frames, b.events, b.given)
-					continue
-				}
-				for at := range b.events {
-					if m.s.ahead == nil || m.s.passed(p.index, b.position(at)) {
-						f.hand(m.s, b.frame(m.s.c.form, at), 1, b.given)
-					}
-				}
+// handAll hands an audience what it wants of the batch, the same bytes to all its members.
+func (f *feed) handAll(p *part, a *audience) {
+	b, rd := &p.batch, a.rendering
+	frames, events := rd.buf, b.events
+	if a.selective() {
+		if events = len(a.pending); events == 0 {
+			return
+		}
+		if events == 1 {
+			frames = rd.frame(a.pending[0])
+		} else {
+			f.joint = f.joint[:0]
+			for _, at := range a.pending {
+				f.joint = append(f.joint, rd.frame(at)...)
+			}
+			frames = f.joint
+		}
+	}
+	for _, m := range a.members {
+		s := m.s
+		if s.ahead == nil {
+			f.hand(s, frames, events, b.given)
+			continue
+		}
+		for i := range events {
+			at := i
+			if a.selective() {
+				at = int(a.pending[i])
+			}
+			if s.ahead == nil || s.passed(p.index, b.position(at)) {
+				f.hand(s, rd.frame(int32(at)), 1, b.given)
 			}
 		}
 	}
+	a.pending = a.pending[:0]
 }
 
 // hand hands frames to one connection; one that cannot take them is cut. mu is held.
 func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
-	switch s.c.out.live(frames, shared) {
+	switch s.put(frames, shared) {
 	case sent, queued:
-		t := &s.c.endpoint.traffic[s.c.form]
+		t := &s.endpoint.traffic[s.form]
 		t.eventsNow += events
 		t.bytesNow += len(frames)
 	case refused:
@@ -464,30 +577,17 @@ func (f *feed) count(oldest time.Time) {
 func (f *feed) skip(p *part, gap *millrace.Gap) {
 	p.at = gap.First
 	f.passes++
-	tell := func(s *subscription) {
+	f.loseRows(p, gap)
+	for _, s := range f.joined {
 		if !slices.Contains(s.parts, p.index) {
-			return
+			continue
 		}
 		if s.ahead != nil {
 			if gap.Reason == millrace.Trimmed && s.ahead[p.index].Compare(gap.First) >= 0 {
-				return // it has what is gone
+				continue // it has what is gone
 			}
 			s.ahead[p.index] = millrace.Position{} // what comes now may lie before it
 		}
-		s.c.tellGap(f.appendID(nil, s), p.Name, gap, s.c.out.live)
-	}
-	for _, e := range f.endpoints {
-		for form := range e.all {
-			for _, m := range e.all[form].members {
-				tell(m.s)
-			}
-		}
-	}
-	for _, g := range f.keys {
-		for _, m := range g.members {
-			if m.seat == 0 { // once, also if it wants several keys
-				tell(m.s)
-			}
-		}
+		s.tellGap(f.appendID(nil, s), p.Name, gap, s.put)
 	}
 }

@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +20,8 @@ import (
 type Options struct {
 	// Streams by the names that the endpoints give. The gateway does not close them.
 	Streams map[string]millrace.Stream
+	// State keeps the snapshots of tables. Nil: every start reads all that a stream has kept.
+	State millrace.State
 	// Page serves every path that is no endpoint, "/" included. Nil answers them 404.
 	Page    http.Handler
 	Logger  *slog.Logger     // nil: nothing is logged
@@ -29,6 +33,7 @@ type Options struct {
 type Gateway struct {
 	config    Config
 	endpoints map[string]*endpoint // by path
+	patterns  []*endpoint          // those whose path names a key
 	feeds     []*feed
 	page      http.Handler
 	origins   map[string]bool
@@ -81,24 +86,30 @@ func New(c Config, o Options) (*Gateway, error) {
 	}
 	feeds := map[string]*feed{}
 	for path, config := range c.Endpoints {
+		e := &endpoint{path: path, config: config}
+		e.measure(o.Metrics)
+		g.endpoints[path] = e
+		if config.From == "" {
+			continue
+		}
 		stream := o.Streams[config.From]
 		if stream == nil {
 			return nil, millrace.Errorf(millrace.Invalid, op, "endpoints.%s.from: there is no stream %q", path, config.From)
 		}
-		f := feeds[config.From]
-		if f == nil {
-			f = &feed{
-				stream: stream, logger: o.Logger, now: o.Now, keys: map[string]*group{},
-				chunk: int(min(c.Queue/2, 32<<10)),
-			}
-			feeds[config.From] = f
-			g.feeds = append(g.feeds, f)
+		e.feed = feeds[config.From]
+		if e.feed == nil {
+			e.feed = newFeed(stream, g, o)
+			feeds[config.From] = e.feed
+			g.feeds = append(g.feeds, e.feed)
 		}
-		e := &endpoint{path: path, parameter: config.parameter(), feed: f}
-		e.measure(o.Metrics)
-		f.endpoints = append(f.endpoints, e)
-		g.endpoints[path] = e
+		if err := e.feed.serve(e); err != nil {
+			return nil, err
+		}
+		if e.inPath() {
+			g.patterns = append(g.patterns, e)
+		}
 	}
+	slices.SortFunc(g.patterns, func(a, b *endpoint) int { return cmp.Compare(a.path, b.path) })
 	return g, nil
 }
 
@@ -138,6 +149,7 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 				}
 			})
 		}
+		feeds.Go(func() { f.saveTable(living) })
 	}
 	feeds.Go(func() { g.pinger(living) })
 

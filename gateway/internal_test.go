@@ -178,7 +178,8 @@ func FuzzEvent(f *testing.F) {
 		r := readerOf(t, millrace.Event{Key: key, Type: kind, Data: data, Time: time.Unix(0, ns)})
 		ids := idText{before: []byte("0_x-1."), after: []byte("~1_")}
 		for form := range formsCount {
-			frame := appendEvent(nil, form, r, 0, 1, &ids)
+			d := dialect{form: form}
+			frame, _ := d.appendEvent(nil, nil, itemOf(r, 0), 1, &ids)
 			if form.frameSize(frame) != len(frame) || form.frameSize(append(bytes.Clone(frame), frame...)) != len(frame) {
 				t.Fatalf("form %d: the size of %q is %d", form, frame, form.frameSize(frame))
 			}
@@ -278,7 +279,7 @@ func TestConfig(t *testing.T) {
 		"origin bare":   {func(c *Config) { c.Origins = []string{"a.org"} }, `origins: "a.org"`},
 		"no endpoints":  {func(c *Config) { c.Endpoints = nil }, "endpoints: there are none"},
 		"path":          {func(c *Config) { c.Endpoints = map[string]Endpoint{"vehicles": {From: "x"}} }, `endpoints.vehicles: "vehicles" is no path`},
-		"path query":    {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a?b": {From: "x"}} }, "endpoints./a?b:"},
+		"path query":    {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a?b": {From: "x"}} }, `endpoints./a?b: "/a?b" is no path`},
 		"no stream":     {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {}} }, "endpoints./a.from: it is missing"},
 		"key":           {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "VehicleID"}} }, `endpoints./a.key: "VehicleID" does not say`},
 		"key reserved":  {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "query:Since"}} }, `endpoints./a.key: "query:Since" is taken`},

@@ -15,8 +15,6 @@ import (
 // What waits is copied, so that the shared buffers of a fan-out are free again when it has passed and
 // the queue's bound is the bound of the memory. Only a single frame larger than the limit is shared
 // (big); it is taken when nothing else waits.
-//
-// An outlet can hold live frames back (hold) while its connection still replays what came before.
 type outlet struct {
 	conn  net.Conn
 	raw   syscall.RawConn // nil where a socket cannot be written directly: TLS, pipes, Windows
@@ -27,17 +25,14 @@ type outlet struct {
 
 	mu       sync.Mutex
 	state    outletState
-	opening  bool   // the response's head is being written: frames wait
-	draining bool   // a goroutine writes what waits
-	finished bool   // done has been called
-	big      []byte // one frame, shared
-	busy     bool   // drainBlocking is writing big
-	queue    []byte // whole frames, after big
-	off      int    // bytes of big, or of queue if there is no big, that the socket has taken
-	inflight int    // bytes that drainBlocking is writing; whole frames, before queue
-	holding  bool
-	spilled  bool          // more was held than limit: held is not complete
-	held     []byte        // live frames, whole
+	opening  bool          // the response's head is being written: frames wait
+	draining bool          // a goroutine writes what waits
+	finished bool          // done has been called
+	big      []byte        // one frame, shared
+	busy     bool          // drainBlocking is writing big
+	queue    []byte        // whole frames, after big
+	off      int           // bytes of big, or of queue if there is no big, that the socket has taken
+	inflight int           // bytes that drainBlocking is writing; whole frames, before queue
 	wrote    int64         // when the socket last took something, by flows.clock
 	room     chan struct{} // if not nil: gets a token when nothing waits any more, or the outlet is closed
 }
@@ -70,38 +65,21 @@ const (
 // waiting returns the bytes that wait for the socket; mu is held.
 func (o *outlet) waiting() int { return len(o.big) + len(o.queue) - o.off + o.inflight }
 
-// backlog returns the bytes that wait, held ones included, and when the socket last took something.
+// backlog returns the bytes that wait, and when the socket last took something.
 func (o *outlet) backlog() (bytes int, wrote int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.waiting() + len(o.held), o.wrote
+	return o.waiting(), o.wrote
 }
 
-// live hands over frames of the fan-out. shared says that b is never changed again.
-func (o *outlet) live(b []byte, shared bool) verdict {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.holding || o.state != open {
-		return o.put(b, shared)
-	}
-	if o.spilled || len(o.held)+len(b) > o.limit {
-		o.dropHeld()
-		o.holding, o.spilled = true, true
-		return gone
-	}
-	o.held = append(o.held, b...)
-	o.flows.queued(len(b))
-	return queued
-}
-
-// send hands over frames that go out before any that are held.
+// send hands over whole frames. shared says that b is never changed again.
 func (o *outlet) send(b []byte, shared bool) verdict {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.put(b, shared)
 }
 
-// put hands over whole frames; mu is held.
+// put is send; mu is held.
 func (o *outlet) put(b []byte, shared bool) verdict {
 	if o.state != open {
 		return gone
@@ -319,42 +297,16 @@ func (o *outlet) drainBlocking() {
 	o.proceed()
 }
 
-// hold keeps live frames back until release.
-func (o *outlet) hold() {
+// follow hands over frames that were held back: the queue may have its limit of them besides what waits
+// already.
+func (o *outlet) follow(b []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.holding, o.spilled = true, false
-}
-
-// release lets the frames that were held follow. It returns false if there were more than the limit,
-// which are gone.
-func (o *outlet) release() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	held, complete := o.held, !o.spilled
-	o.dropHeld()
-	if !complete {
-		return false
-	}
 	if o.waiting() == 0 {
-		o.put(held, false)
-	} else if o.state == open { // pongs: the queue may have its limit of held frames besides
-		o.enqueue(held, 0, false)
+		o.put(b, false)
+	} else if o.state == open {
+		o.enqueue(b, 0, false)
 	}
-	return true
-}
-
-// drop ends hold, and drops what was held.
-func (o *outlet) drop() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.dropHeld()
-}
-
-// dropHeld is drop; mu is held.
-func (o *outlet) dropHeld() {
-	o.flows.queued(-len(o.held))
-	o.held, o.holding, o.spilled = nil, false, false
 }
 
 // await returns a channel that has a token when nothing waits, or the outlet is closed. One goroutine
@@ -385,7 +337,6 @@ func (o *outlet) finish(last []byte, drop bool, deadline time.Time) bool {
 		return false
 	}
 	_ = o.conn.SetReadDeadline(deadline) // before anything that may abort
-	o.dropHeld()
 	if drop {
 		o.dropQueue()
 	}
@@ -442,9 +393,9 @@ func (o *outlet) shut() {
 	if o.state == closed {
 		return
 	}
-	o.flows.queued(-o.waiting() - len(o.held))
+	o.flows.queued(-o.waiting())
 	o.state = closed
-	o.big, o.queue, o.held, o.off, o.inflight = nil, nil, nil, 0, 0
+	o.big, o.queue, o.off, o.inflight = nil, nil, 0, 0
 	o.emptied()
 	abort(o.conn)
 }

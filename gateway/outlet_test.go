@@ -159,45 +159,45 @@ func TestOutlet(t *testing.T) {
 	}
 }
 
-func TestOutletHolds(t *testing.T) {
+// What a subscription holds back follows what its replay sends, unless it is too much.
+func TestHolding(t *testing.T) {
 	for _, direct := range []bool{true, false} {
 		server, client := sockets(t, direct)
 		var f flows
 		o, balance := newOutlet(server, &f, 1000)
+		c := &connection{out: outlet{}}
+		s := &subscription{c: c}
 		var numbers []int
 		var reading sync.WaitGroup
 		reading.Go(func() { numbers, _ = readAll(t, client, rand.New(rand.NewPCG(1, 1))) })
 		o.start()
-		o.hold()
-		o.live(textFrame(3, 100), false)
-		o.live(textFrame(4, 100), false)
+		s.hold()
+		c.out.limit, c.out.flows = o.limit, o.flows
+		s.put(textFrame(3, 100), false)
+		s.put(textFrame(4, 100), false)
 		o.send(textFrame(1, 100), false)
 		o.send(textFrame(2, 100), false)
-		if !o.release() {
+		held, complete := s.held, !s.spilled
+		if !complete {
 			t.Error("spilled")
 		}
-		o.live(textFrame(5, 100), false)
+		s.drop()
+		o.follow(held)
+		o.send(textFrame(5, 100), false)
 		<-o.await()
-		o.hold()
+		s.hold()
 		for range 100 {
-			o.live(textFrame(-1, 100), false)
+			s.put(textFrame(-1, 100), false)
 		}
-		o.send(textFrame(6, 100), false)
-		if o.release() {
+		if !s.spilled || len(s.held) > 0 {
 			t.Error("more than the limit was held")
 		}
-		<-o.await()
-		o.hold()
-		o.live(textFrame(-1, 100), false)
-		o.drop()
-		o.live(textFrame(7, 100), false)
-		<-o.await()
-		o.hold()
-		o.live(textFrame(-1, 100), false)
+		s.drop()
+		o.send(textFrame(6, 100), false)
 		o.finish(appendClose(nil, 1000, ""), false, time.Time{})
 		reading.Wait()
 		f.running.Wait()
-		if !slices.Equal(numbers, []int{1, 2, 3, 4, 5, 6, 7}) || balance.Load() != 0 {
+		if !slices.Equal(numbers, []int{1, 2, 3, 4, 5, 6}) || balance.Load() != 0 {
 			t.Errorf("got %v, the gauge is at %d", numbers, balance.Load())
 		}
 	}

@@ -36,7 +36,9 @@ func (g *Gateway) pinger(ctx context.Context) {
 			}
 		}
 		for _, c := range quiet {
-			c.sub.feed.progress(&c.sub)
+			for _, s := range c.subscriptions() {
+				s.feed.progress(s)
+			}
 		}
 		clear(all)
 		clear(quiet)

@@ -152,7 +152,10 @@ func (s *server) followV1(path, last string, random *rand.Rand, ledger *millrace
 			ledger.ArrivedID(place, string(payload)) // which it does not know
 			return last, nil
 		}
-		if last = f.ID; f.Data != nil {
+		if f.ID != "" {
+			last = f.ID
+		}
+		if f.Data != nil {
 			arrived(ledger, place, f.Data)
 		}
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -8,9 +9,11 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/expr"
+	"github.com/millrace/millrace/table"
 )
 
-// replay brings one connection from its positions to the live edge of its feed, and lets it join
+// replay brings one subscription from its positions to the live edge of its feed, and lets it join
 // there.
 //
 // It reads the stream by itself, partition after partition, up to the places that the feed has come
@@ -18,11 +21,13 @@ import (
 // cut for being slow, and its replay never takes more memory than a queue. While it waits for the
 // client it holds no slot, so that slow clients do not keep others from reading.
 //
-// The seam: under the feed's lock the subscription joins the passes while its outlet holds live frames
-// back (park). The places of that moment are where the replay has to end: all before them it reads
-// itself, all after them is being held. When it has come there, what is held follows (goLive). If more
-// is held than a queue may have, the client was too slow for that; the subscription leaves and the
-// replay goes on.
+// One that begins with the newest event of each key takes those rows of the feed's table, and the places of
+// that moment, together; it sends the rows, without ids, and goes on from the places as from any others.
+//
+// The seam: under the feed's lock the subscription joins the passes while it holds live frames back
+// (park). The places of that moment are where the replay has to end: all before them it reads itself, all
+// after them is being held. When it has come there, what is held follows (goLive). If more is held than a
+// queue may have, the client was too slow for that; the subscription leaves and the replay goes on.
 type replay struct {
 	c     *connection
 	s     *subscription
@@ -32,10 +37,34 @@ type replay struct {
 	at        []millrace.Position // by index in feed.parts
 	confirmed []bool              // at is known to be a position of this stream
 	notBefore time.Time           // blocks stored earlier are left out
+	rows      []*table.Row        // to be sent first
 	reader    block.Reader
+	match     *expr.Evaluator // of the filter; nil without one
+	shown     map[string]bool // by key: whether the client has it inside its area, as far as is known
+	fresh     bool            // what is not in shown, the client does not have
+	before    *area           // what the client saw until now; nil: nothing
+	done      chan struct{}   // closed when run has ended
 	ids       idText
 	buf       []byte // frames of one block that are not handed over yet
+	text      []byte // scratch
 	events    int    // in buf
+}
+
+// maxShown bounds what a replay remembers of objects inside areas. Beyond it a client may be told that objects
+// have left that it does not know.
+const maxShown = 100_000
+
+// newReplay returns a replay from the start of every partition.
+func newReplay(s *subscription) *replay {
+	parts := len(s.feed.parts)
+	r := &replay{
+		c: s.c, s: s, feed: s.feed, slots: s.c.gateway.slots, done: make(chan struct{}),
+		at: make([]millrace.Position, parts), confirmed: make([]bool, parts),
+	}
+	if s.filter != nil {
+		r.match = s.filter.Evaluator()
+	}
+	return r
 }
 
 // Bounds of one turn at reading a stream.
@@ -48,33 +77,40 @@ const (
 // errGone ends a replay whose connection is closing.
 var errGone = errors.New("the connection is closing")
 
-// run ends when the connection is live, or when ctx, which is the connection's, ends.
+// run ends when the subscription is live, or when ctx, which is the subscription's, ends.
 func (r *replay) run(ctx context.Context) {
+	defer close(r.done)
+	for next := r; next != nil; {
+		next = next.bring(ctx)
+	}
+}
+
+// bring brings the subscription to the live edge. It returns what is to be replayed then, if anything is.
+func (r *replay) bring(ctx context.Context) (next *replay) {
+	err := r.latest(ctx)
 	for {
-		err := r.catchUp(ctx, r.edges())
+		if err == nil {
+			err = r.catchUp(ctx, r.edges())
+		}
 		if err == nil {
 			err = r.catchUp(ctx, r.park())
 		}
-		if err == nil && r.goLive() {
-			if ctx.Err() != nil { // gone may have left before the subscription joined
-				r.feed.leave(r.s)
-			}
-			return
-		}
-		r.feed.leave(r.s)
-		r.c.out.drop()
 		if err == nil {
+			if live, next := r.goLive(); live {
+				return next
+			}
 			continue // more was held than a queue takes
 		}
+		r.feed.leave(r.s)
 		if ctx.Err() == nil && !errors.Is(err, errGone) {
-			r.c.gateway.logger.Warn("gateway: a client cannot resume", "endpoint", r.c.endpoint.path,
+			r.c.gateway.logger.Warn("gateway: a client cannot resume", "endpoint", r.s.endpoint.path,
 				"client", r.c.conn.RemoteAddr().String(), "error", err)
 			r.c.end(ending{
 				code: statusTryAgainLater, reason: "the stream cannot be read at the moment; resume from the last id",
 				cut: cutUnavailable,
 			})
 		}
-		return
+		return nil
 	}
 }
 
@@ -111,22 +147,84 @@ func (r *replay) park() []millrace.Position {
 	if r.s.ahead = nil; found {
 		r.s.ahead = ahead
 	}
-	r.c.out.hold()
+	r.s.hold()
 	r.feed.join(r.s)
 	return places
 }
 
 // goLive lets the held frames follow. It returns false if there were too many; then the subscription has
-// left, before a pass could hand it what comes after them.
-func (r *replay) goLive() bool {
+// left, before a pass could hand it what comes after them. next is what is to be replayed then.
+func (r *replay) goLive() (live bool, next *replay) {
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
-	if !r.c.out.release() {
+	if !r.s.release() {
 		r.feed.remove(r.s)
-		return false
+		return false, nil
 	}
 	r.feed.goLive(r.s)
+	if r.s.next != nil {
+		return true, r.feed.changeArea(r.s)
+	}
+	return true, nil
+}
+
+// latest sends the rows of the table with which the subscription begins.
+func (r *replay) latest(ctx context.Context) error {
+	rows := r.rows
+	r.rows = nil
+	slices.SortFunc(rows, func(a, b *table.Row) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), a.At.Compare(b.At))
+	})
+	for _, row := range rows {
+		if !r.addRow(row) || len(r.buf) < r.c.out.limit/2 {
+			continue
+		}
+		if full, err := r.hand(ctx); err != nil {
+			return err
+		} else if full {
+			if err := r.await(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := r.hand(ctx)
+	return err
+}
+
+// addRow writes a row, if it is for the client.
+func (r *replay) addRow(row *table.Row) bool {
+	if !r.s.wantsKey([]byte(row.Event.Key)) {
+		return false
+	}
+	wanted, had := r.match == nil || r.match.MatchEvent(&row.Event), false
+	if r.s.area != nil {
+		p, ok := r.s.endpoint.areas.locateSafely(row.Event.Data)
+		had = ok && r.before != nil && r.before.contains(p)
+		wanted = wanted && ok && r.s.area.contains(p)
+		if wanted || had {
+			r.show(row.Event.Key, wanted)
+		}
+	}
+	switch {
+	case wanted == had:
+		return false
+	case wanted:
+		r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOfRow(row), 0, nil)
+	default:
+		r.buf = r.s.appendLeft(r.buf, itemOfRow(row), 0, nil)
+	}
+	r.events++
 	return true
+}
+
+// show remembers whether the client has an object inside its area.
+func (r *replay) show(key string, inside bool) {
+	if len(r.shown) < maxShown {
+		if r.shown == nil {
+			r.shown = map[string]bool{}
+		}
+		r.shown[key] = inside
+	}
 }
 
 // catchUp reads every partition up to its place.
@@ -262,19 +360,27 @@ func (r *replay) block(ctx context.Context, i int, sb millrace.StoredBlock, plac
 	}
 	r.setIDs(i, sb.At.Block)
 	r.buf, r.events = r.buf[:0], 0
+	sections := block.IDs | block.Data
+	if r.match != nil {
+		sections |= r.s.filter.Needs()
+	}
 	for k := begin; k < end && err == nil; k++ {
-		if !r.wants(k) {
+		if !r.s.wantsKey(r.reader.Key(k)) {
 			continue
 		}
-		if err = r.reader.Load(block.IDs | block.Data); err != nil {
+		if err = r.reader.Load(sections); err != nil {
 			break
+		}
+		put := r.judge(k)
+		if put == nil {
+			continue
 		}
 		if more := len(r.reader.Data(k)) + eventOverhead; len(r.buf) > 0 && len(r.buf)+more > r.c.out.limit/2 {
 			if full, err := r.flush(ctx, i, sb.Position(k-1)); full || err != nil {
 				return full, err
 			}
 		}
-		r.buf = appendEvent(r.buf, r.c.form, &r.reader, k, uint32(k)+1, &r.ids)
+		put(k)
 		r.events++
 	}
 	if err != nil { // of a section, before anything was made of it
@@ -286,14 +392,47 @@ func (r *replay) block(ctx context.Context, i int, sb millrace.StoredBlock, plac
 	return r.flush(ctx, i, last)
 }
 
-// wants says whether the k-th event of the block is for the client.
-func (r *replay) wants(k int) bool {
-	return len(r.s.keys) == 0 || slices.Contains(r.s.keys, string(r.reader.Key(k)))
+// judge returns how the k-th event of the block is written for the client, nil if it is not.
+func (r *replay) judge(k int) func(k int) {
+	matches := r.match == nil || r.match.Match(&r.reader, k)
+	if r.s.area == nil {
+		if matches {
+			return r.write
+		}
+		return nil
+	}
+	p, inside := r.s.endpoint.areas.locateSafely(r.reader.Data(k))
+	inside = inside && matches && r.s.area.contains(p)
+	key := string(r.reader.Key(k))
+	had, known := r.shown[key]
+	had = had || !known && !r.fresh // a client that comes back may have it from before
+	r.show(key, inside && !r.reader.Deleted(k))
+	switch {
+	case inside, had && r.reader.Deleted(k):
+		return r.write
+	case had:
+		return r.writeLeft
+	default:
+		return nil
+	}
+}
+
+func (r *replay) write(k int) {
+	r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOf(&r.reader, k), uint32(k)+1, &r.ids)
+}
+
+func (r *replay) writeLeft(k int) {
+	r.buf = r.s.appendLeft(r.buf, itemOf(&r.reader, k), uint32(k)+1, &r.ids)
 }
 
 // flush hands over what is written so far, which reaches up to at.
 func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full bool, err error) {
 	r.at[i] = at
+	return r.hand(ctx)
+}
+
+// hand hands over what is written so far.
+func (r *replay) hand(ctx context.Context) (full bool, err error) {
 	if len(r.buf) == 0 {
 		return false, nil
 	}
@@ -302,7 +441,7 @@ func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full b
 		switch r.c.out.send(r.buf, large) {
 		case gone:
 			return false, errGone
-		case refused: // of pongs: wait, since what is written must not be lost
+		case refused: // of pongs, or of another subscription: wait, since what is written must not be lost
 			if err := r.await(ctx); err != nil {
 				return false, err
 			}
@@ -311,7 +450,7 @@ func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full b
 			full = true
 		case sent:
 		}
-		t := &r.c.endpoint.traffic[r.c.form]
+		t := &r.s.endpoint.traffic[r.s.form]
 		t.events.Add(float64(r.events))
 		t.bytes.Add(float64(len(r.buf)))
 		if r.buf, r.events = r.buf[:0], 0; large {
@@ -324,7 +463,7 @@ func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full b
 // gap tells the client that events are gone, and goes on after them.
 func (r *replay) gap(i int, gap *millrace.Gap) {
 	r.at[i], r.confirmed[i] = gap.First, true
-	r.c.tellGap(r.appendID(nil), r.feed.parts[i].Name, gap, r.c.out.send)
+	r.s.tellGap(r.appendID(nil), r.feed.parts[i].Name, gap, r.c.out.send)
 }
 
 // appendID appends the id of where the replay is.

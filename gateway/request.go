@@ -5,73 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/table"
 )
-
-// reservedParameters are the parameters of the query string that have a meaning at every endpoint.
-var reservedParameters = []string{"since", "lastEventId"}
-
-// maxKeys bounds the keys of one connection.
-const maxKeys = 100
-
-// wish is what a client asks for: which keys, and from where on.
-type wish struct {
-	keys  []string // none: every key
-	since since
-}
-
-// parseWish reads an endpoint's query string. It fails with Invalid.
-//
-// A parameter that names the key but for the case of its letters is refused, since the client would
-// get every key; others that are not known are ignored. An empty key is a key like any other, and an
-// empty since is none.
-func parseWish(rawQuery, parameter string, sse bool, lastEventID string) (wish, error) {
-	const op = "read the query string"
-	values, err := url.ParseQuery(rawQuery)
-	if err != nil {
-		return wish{}, millrace.Errorf(millrace.Invalid, op, "%w", err)
-	}
-	for name, given := range values {
-		if name != parameter && parameter != "" && strings.EqualFold(name, parameter) {
-			return wish{}, millrace.Errorf(millrace.Invalid, op, "the parameter is written %s, not %.40q", parameter, name)
-		}
-		if slices.Contains(reservedParameters, name) && len(given) > 1 {
-			return wish{}, millrace.Errorf(millrace.Invalid, op, "the parameter %s is there %d times", name, len(given))
-		}
-	}
-	var w wish
-	if parameter != "" {
-		for _, key := range values[parameter] {
-			w.keys = append(w.keys, strings.Clone(key)) // lets go of the request
-		}
-		slices.Sort(w.keys)
-		if w.keys = slices.Compact(w.keys); len(w.keys) > maxKeys {
-			return wish{}, millrace.Errorf(millrace.Invalid, op, "%d keys are asked for, a connection takes %d", len(w.keys), maxKeys)
-		}
-	}
-	from := values.Get("since")
-	if sse {
-		// The header is newer than the URL, which an EventSource keeps when it comes back; lastEventId is
-		// for scripts that cannot set the header.
-		for _, newer := range []string{values.Get("lastEventId"), lastEventID} {
-			if newer != "" {
-				from = newer
-			}
-		}
-	}
-	w.since, err = parseSince(from)
-	return w, err
-}
 
 // ServeHTTP serves the endpoints, and the page for every other path.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	e := g.endpoints[r.URL.Path]
+	e, key := g.route(r)
 	if e == nil {
 		if g.page != nil {
 			g.page.ServeHTTP(w, r)
@@ -96,9 +41,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.refuse(w, status, "%s", problem)
 			return
 		}
-		g.connect(w, r, e, chooseSubprotocol(r))
+		g.connect(w, r, e, key, chooseSubprotocol(r))
 	case acceptsSSE(r):
-		g.connect(w, r, e, sse)
+		g.connect(w, r, e, key, sse)
 	default:
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
@@ -116,25 +61,27 @@ func (g *Gateway) refuse(w http.ResponseWriter, status int, format string, args 
 	http.Error(w, fmt.Sprintf(format, args...), status)
 }
 
-// connect makes a connection of a request.
-func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f form) {
-	want, err := parseWish(r.URL.RawQuery, e.parameter, f == sse, r.Header.Get("Last-Event-ID"))
-	if err != nil {
-		g.refuse(w, http.StatusBadRequest, "%v", errors.Unwrap(err))
-		return
-	}
-	c := &connection{gateway: g, endpoint: e}
-	c.sub = subscription{c: c, feed: e.feed, keys: want.keys, parts: e.feed.partsOf(want.keys)}
-	c.form = f.over(len(c.sub.parts))
+// connect makes a connection of a request. key is what its path names.
+func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, key string, f form) {
+	c := &connection{id: newConnectionID(), gateway: g, endpoint: e, form: f}
+	var first *subscription
 	var catchUp *replay
 	further := ""
-	if !want.since.live() {
-		catchUp, further, err = g.resume(r.Context(), c, want.since)
+	if e.feed != nil {
+		want, err := e.wishOf(r, key, f)
+		if err == nil {
+			first, err = c.subscription(e, "", want)
+		}
+		if err == nil && !want.since.live() {
+			catchUp, further, err = g.resume(r.Context(), first)
+		}
 		if err != nil {
-			g.logger.Warn("gateway: a client cannot resume", "endpoint", e.path, "client", r.RemoteAddr, "error", err)
-			g.refuse(w, http.StatusServiceUnavailable, "the stream cannot be read at the moment")
+			g.refuseWish(w, r, e, err)
 			return
 		}
+	} else if f != v1 {
+		g.refuse(w, http.StatusBadRequest, "a client subscribes here by messages: connect a WebSocket with the subprotocol %s", subprotocol)
+		return
 	}
 	if !g.reserve() {
 		g.refuse(w, http.StatusServiceUnavailable, "there is no room for another connection at the moment")
@@ -154,28 +101,70 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 	} else {
 		head = webSocketHead(r, f, corsLines(w.Header())+further)
 	}
+	if f == v1 {
+		head = c.appendHello(head)
+	}
 	c.conn = conn
 	giveUpAfter(conn, 2*g.config.Ping)
 	c.out = outlet{
-		conn: conn, raw: rawConn(conn), form: c.form, limit: int(g.config.Queue),
+		conn: conn, raw: rawConn(conn), form: f, limit: int(e.queue(g.config)),
 		flows: &g.flows, done: c.flushed,
 	}
 	now := g.flows.clock.Load()
 	c.heard.Store(now)
 	c.out.wrote = now
-	ctx := context.Background() // outlives the request
-	if catchUp != nil {
-		e.replays.Inc()
-		ctx, c.stop = context.WithCancel(ctx)
-	}
 	if !g.admit(c) { // the gateway has begun to drain
 		c.out.close()
-		if c.stop != nil {
-			c.stop()
-		}
 		return
 	}
-	c.open(ctx, head, before, catchUp)
+	c.open(first, head, before, catchUp)
+}
+
+// wishOf reads what a request asks for.
+func (e *endpoint) wishOf(r *http.Request, key string, f form) (wish, error) {
+	parameter, inQuery := strings.CutPrefix(e.config.Key, "query:")
+	if !inQuery {
+		parameter = ""
+	}
+	w, err := parseWish(r.URL.RawQuery, parameter, f == sse, r.Header.Get("Last-Event-ID"))
+	if err == nil && e.inPath() {
+		err = w.setKeys([]string{key})
+	}
+	return w, err
+}
+
+// subscription returns a subscription to an endpoint that has not begun yet. It fails with Invalid if the
+// endpoint cannot give what is asked for.
+func (c *connection) subscription(e *endpoint, name string, w wish) (*subscription, error) {
+	switch {
+	case w.since.latest && !e.config.latest():
+		return nil, wrongWish("since=latest is not offered by %s", e.path)
+	case w.area != nil && e.areas == nil:
+		return nil, wrongWish("areas are not offered by %s", e.path)
+	case w.area != nil && c.form == plain:
+		return nil, wrongWish("an area needs the subprotocol %s or an event stream: a plain connection cannot be told that an object has left", subprotocol)
+	}
+	s := &subscription{c: c, endpoint: e, feed: e.feed, wish: w, parts: e.feed.partsOf(w.keys)}
+	s.dialect = dialect{form: c.form.over(len(s.parts)), name: name, deflated: c.deflated}
+	return s, nil
+}
+
+// refuseWish answers a request whose wish cannot be met.
+func (g *Gateway) refuseWish(w http.ResponseWriter, r *http.Request, e *endpoint, err error) {
+	if millrace.CodeOf(err) == millrace.Invalid {
+		g.refuse(w, http.StatusBadRequest, "%v", cause(err))
+		return
+	}
+	g.logger.Warn("gateway: a client cannot resume", "endpoint", e.path, "client", r.RemoteAddr, "error", err)
+	g.refuse(w, http.StatusServiceUnavailable, "the stream cannot be read at the moment")
+}
+
+// cause is an error without what was being done, which the client knows.
+func cause(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
 }
 
 // corsLines are the header lines of a response that opens a WebSocket, which differ from those of an
@@ -193,24 +182,31 @@ func corsLines(h http.Header) string {
 // resumeTimeout bounds looking up where a client wants to begin.
 const resumeTimeout = 5 * time.Second
 
-// resume finds the positions from which a connection is to be brought to the live edge. For a plain
+// resume finds the positions from which a subscription is to be brought to the live edge. For a plain
 // connection, which has no frame to say a gap, further is a header line that says it.
-func (g *Gateway) resume(ctx context.Context, c *connection, from since) (r *replay, further string, err error) {
+func (g *Gateway) resume(ctx context.Context, s *subscription) (r *replay, further string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
-	f := c.endpoint.feed
-	r = &replay{
-		c: c, s: &c.sub, feed: f, slots: g.slots, notBefore: from.stored,
-		at: make([]millrace.Position, len(f.parts)), confirmed: make([]bool, len(f.parts)),
+	f, from := s.feed, s.since
+	r = newReplay(s)
+	r.notBefore = from.stored
+	s.since = since{} // it holds much memory, and is not needed any more
+	if from.latest {
+		r.fresh = true
+		r.rows, r.at = f.snapshot(s)
+		for i := range r.confirmed {
+			r.confirmed[i] = true
+		}
+		return r, "", nil
 	}
-	for _, i := range c.sub.parts {
+	for _, i := range s.parts {
 		name := f.parts[i].Name
 		if from.places != nil {
 			r.at[i] = from.places[name] // none: a partition that the client knows nothing of, from its start
 		} else if r.at[i], err = seek(ctx, f.stream, name, from.stored); err != nil {
 			return nil, "", err
 		}
-		if c.form != plain {
+		if s.form != plain {
 			continue
 		}
 		gap, err := firstGap(ctx, f.stream, name, r.at[i])
@@ -219,12 +215,30 @@ func (g *Gateway) resume(ctx context.Context, c *connection, from since) (r *rep
 		}
 		if gap != nil {
 			r.at[i], r.confirmed[i] = gap.First, true
-			c.endpoint.gaps.Inc()
+			s.endpoint.gaps.Inc()
 			further += fmt.Sprintf("Millrace-Gap: after=%q, first=%q, reason=%q\r\n",
 				positionID(name, gap.After), positionID(name, gap.First), gap.Reason)
 		}
 	}
 	return r, further, nil
+}
+
+// snapshot returns the rows of the table from which a subscription chooses, and the places of that moment.
+func (f *feed) snapshot(s *subscription) (rows []*table.Row, at []millrace.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.parts {
+		at = append(at, p.at)
+	}
+	if len(s.keys) == 0 {
+		return f.table.AppendRows(nil), at
+	}
+	for _, key := range s.keys {
+		if row := f.table.Get(key); row != nil {
+			rows = append(rows, row)
+		}
+	}
+	return rows, at
 }
 
 // seek returns the position after which the blocks stored at t or later come. If none is kept that is

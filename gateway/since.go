@@ -52,21 +52,25 @@ func positionID(partition string, at millrace.Position) string {
 	return string(id)
 }
 
-// since says where a client wants to begin: a place per partition, or a time. The zero since is now.
+// since says where a client wants to begin: a place per partition, a time, or with the newest event of each
+// key. The zero since is now.
 type since struct {
 	places map[string]millrace.Position
 	stored time.Time // events of blocks that were stored at this time or later
+	latest bool
 }
 
 // live says whether there is nothing to replay.
-func (s since) live() bool { return s.places == nil && s.stored.IsZero() }
+func (s since) live() bool { return s.places == nil && s.stored.IsZero() && !s.latest }
 
-// parseSince reads a position id, an RFC 3339 time, or a number of Unix milliseconds. The empty text
-// is now. It fails with Invalid.
+// parseSince reads a position id, an RFC 3339 time, a number of Unix milliseconds, or "latest". The empty
+// text is now. It fails with Invalid.
 func parseSince(text string) (since, error) {
 	switch {
 	case text == "":
 		return since{}, nil
+	case text == "latest":
+		return since{latest: true}, nil
 	case strings.Contains(text, "_"):
 		places, err := parsePositionID(text)
 		return since{places: places}, err
@@ -125,5 +129,5 @@ func partitionName(s string) bool {
 
 func invalidSince(text string) error {
 	return millrace.Errorf(millrace.Invalid, "read since", "%.100q is neither a position (an id that this endpoint "+
-		"sent) nor a time; a time is written 2026-01-31T12:00:00Z or in Unix milliseconds", text)
+		"sent), nor a time, nor latest; a time is written 2026-01-31T12:00:00Z or in Unix milliseconds", text)
 }

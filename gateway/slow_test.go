@@ -34,7 +34,11 @@ func (s *server) dialNarrow(t *testing.T, path, protocol string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &client{WebSocket: w, t: t}
+	c := &client{WebSocket: w, t: t}
+	if protocol == v1 {
+		c.hello()
+	}
+	return c
 }
 
 // A client that reads nothing is cut with 1013 when its queue is full; the others get every event.

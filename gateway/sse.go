@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-
-	"github.com/millrace/millrace/block"
 )
 
 // Names of SSE events that are no events of the stream. A stream's event whose type begins with
@@ -15,6 +13,7 @@ import (
 const (
 	ownEvents  = "millrace."
 	gapEvent   = ownEvents + "gap"
+	leftEvent  = ownEvents + "left"
 	closeEvent = ownEvents + "close"
 )
 
@@ -24,11 +23,13 @@ const comment = ":\n\n"
 // appendSSE appends one event of the WHATWG's event stream format. Data is split at CR, LF and CRLF, as
 // the format demands, so a receiver gets LF for each of them. Type "message" is the format's own
 // default and is left out.
-func appendSSE(dst []byte, r *block.Reader, i int, number uint32, ids *idText) []byte {
-	dst = append(dst, "id: "...)
-	dst = ids.append(dst, number)
-	dst = append(dst, '\n')
-	if kind := r.Type(i); len(kind) > 0 && string(kind) != "message" {
+func appendSSE(dst []byte, e item, number uint32, ids *idText) []byte {
+	if ids != nil {
+		dst = append(dst, "id: "...)
+		dst = ids.append(dst, number)
+		dst = append(dst, '\n')
+	}
+	if kind := e.kind; len(kind) > 0 && string(kind) != "message" {
 		dst = append(dst, "event: "...)
 		if bytes.HasPrefix(kind, []byte(ownEvents)) {
 			dst = append(dst, '.')
@@ -41,7 +42,7 @@ func appendSSE(dst []byte, r *block.Reader, i int, number uint32, ids *idText) [
 		}
 		dst = append(dst, '\n')
 	}
-	data := r.Data(i)
+	data := e.data
 	for {
 		dst = append(dst, "data: "...)
 		end := bytes.IndexByte(data, '\n')
@@ -62,6 +63,12 @@ func appendSSE(dst []byte, r *block.Reader, i int, number uint32, ids *idText) [
 		}
 		data = data[end+1:]
 	}
+}
+
+// appendLeftSSE appends that an object has left an area.
+func appendLeftSSE(dst []byte, e item) []byte {
+	dst = append(dst, "event: "+leftEvent+"\ndata: {\"key\":"...)
+	return append(appendJSONString(dst, e.key), "}\n\n"...)
 }
 
 // sseSize is frameSize for the event stream format: everything in it ends with an empty line, and none

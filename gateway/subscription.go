@@ -1,23 +1,41 @@
 package gateway
 
 import (
+	"bytes"
+	"context"
+	"math"
 	"slices"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/table"
 )
 
-// subscription is a connection's interest in a stream: some keys, or all of them.
+// subscription is a connection's interest in a stream: in some keys, in those with a prefix, or in all of
+// them; in events that a filter lets through; in objects inside an area.
 type subscription struct {
-	c     *connection
-	feed  *feed
-	keys  []string // none: every key
-	parts []int    // the partitions where the keys live, in the order of feed.parts
+	c        *connection
+	endpoint *endpoint // whose rules hold for it, and whose counters count it
+	feed     *feed
+	wish
+	dialect
+	parts []int              // the partitions where the keys live, in the order of feed.parts
+	stop  context.CancelFunc // ends its replay; nil if there was none
 
 	// Guarded by feed.mu.
-	seats []seat
-	live  bool                // nothing is left to replay
-	told  uint64              // feed.passes when the client was last sent an id without an event
-	ahead []millrace.Position // by partition: events up to here were replayed; nil if there are none
+	joined    bool
+	index     int        // in feed.joined
+	rendering *rendering // shared by all of its dialect; nil unless joined
+	filtered  *filter    // shared by all with the same filter; nil: none, or not joined
+	seats     []seat
+	live      bool                // nothing is left to replay
+	next      *area               // that replaces the present one as soon as nothing is left to replay
+	told      uint64              // feed.passes when the client was last sent an id without an event
+	ahead     []millrace.Position // by partition: events up to here were replayed; nil if there are none
+
+	// What comes live while the replay still goes on is held back, up to the bound of a queue.
+	holding, spilled bool
+	held             []byte
 
 	first, last int32 // pending events of this pass: indexes in feed.pend, plus 1
 }
@@ -33,8 +51,43 @@ type member struct {
 
 type seat struct {
 	group *group
-	key   string // in feed.keys; unused in endpoint.all
+	key   string // in feed.keys, or ""
 	index int    // in group.members
+}
+
+// sit lets s take part in a group.
+func (g *group) sit(s *subscription, key string) {
+	s.seats = append(s.seats, seat{group: g, key: key, index: len(g.members)})
+	g.members = append(g.members, member{s: s, seat: len(s.seats) - 1})
+}
+
+// audience is the subscriptions that get exactly the same bytes: those of one endpoint that name no key.
+type audience struct {
+	group
+	audienceKey
+	rendering *rendering
+	filter    *filter
+	pending   []int32 // events of this pass, if it is selective
+}
+
+type audienceKey struct {
+	endpoint *endpoint
+	dialect  dialect
+	prefix   string
+	filter   string
+}
+
+// selective says whether an audience leaves events out.
+func (a *audience) selective() bool { return a.prefix != "" || a.filter != nil }
+
+// wantsKey says whether a key is one that s asks for.
+func (s *subscription) wantsKey(key []byte) bool {
+	switch {
+	case len(s.keys) > 0:
+		return slices.ContainsFunc(s.keys, func(k string) bool { return k == string(key) })
+	default:
+		return s.prefix == "" || bytes.HasPrefix(key, []byte(s.prefix))
+	}
 }
 
 // partsOf returns the indexes of the partitions where the keys live; of all for no keys.
@@ -73,24 +126,53 @@ func (f *feed) appendID(dst []byte, s *subscription) []byte {
 
 // join lets s take part in the passes from now on; mu is held.
 func (f *feed) join(s *subscription) {
-	sit := func(g *group, key string) {
-		s.seats = append(s.seats, seat{group: g, key: key, index: len(g.members)})
-		g.members = append(g.members, member{s: s, seat: len(s.seats) - 1})
+	s.joined, s.index = true, len(f.joined)
+	f.joined = append(f.joined, s)
+	rd := f.renderings[s.dialect]
+	if rd == nil {
+		rd = &rendering{dialect: s.dialect}
+		f.renderings[s.dialect] = rd
 	}
-	if len(s.keys) == 0 {
-		f.byForm[s.c.form]++
-		f.broad.Add(1)
-		sit(&s.c.endpoint.all[s.c.form], "")
-	}
-	for _, key := range s.keys {
-		g := f.keys[key]
-		if g == nil {
-			g = &group{}
-			f.keys[key] = g
+	rd.members++
+	s.rendering = rd
+	s.filtered = f.useFilter(s.filter)
+	switch {
+	case s.area != nil:
+		s.endpoint.areas.insert(s)
+	case len(s.keys) > 0:
+		for _, key := range s.keys {
+			g := f.keys[key]
+			if g == nil {
+				g = &group{}
+				f.keys[key] = g
+			}
+			g.sit(s, key)
 		}
-		sit(g, key)
+	default:
+		a := f.audience(s)
+		a.sit(s, "")
+		if !a.selective() {
+			if rd.broad++; rd.broad == 1 {
+				f.broad = append(f.broad, rd)
+			}
+		}
 	}
 	f.interested.Add(1)
+	if len(s.keys) == 0 {
+		f.unkeyed.Add(1)
+	}
+}
+
+// audience returns the audience that s belongs to; mu is held.
+func (f *feed) audience(s *subscription) *audience {
+	key := audienceKey{endpoint: s.endpoint, dialect: s.dialect, prefix: s.prefix, filter: s.filterText()}
+	i := slices.IndexFunc(f.audiences, func(a *audience) bool { return a.audienceKey == key })
+	if i >= 0 {
+		return f.audiences[i]
+	}
+	a := &audience{audienceKey: key, rendering: s.rendering, filter: s.filtered}
+	f.audiences = append(f.audiences, a)
+	return a
 }
 
 // leave ends what join began. Leaving twice is leaving once.
@@ -102,8 +184,12 @@ func (f *feed) leave(s *subscription) {
 
 // remove is leave; mu is held.
 func (f *feed) remove(s *subscription) {
-	if len(s.seats) == 0 {
+	s.drop()
+	if !s.joined {
 		return
+	}
+	if s.area != nil {
+		s.endpoint.areas.remove(s)
 	}
 	for _, seat := range s.seats {
 		g := seat.group
@@ -116,19 +202,41 @@ func (f *feed) remove(s *subscription) {
 			delete(f.keys, seat.key)
 		}
 	}
-	if len(s.keys) == 0 {
-		f.byForm[s.c.form]--
-		f.broad.Add(-1)
+	rd := s.rendering
+	if s.area == nil && len(s.keys) == 0 {
+		a := f.audience(s)
+		if len(a.members) == 0 {
+			f.audiences = slices.DeleteFunc(f.audiences, func(b *audience) bool { return a == b })
+		}
+		if !a.selective() {
+			if rd.broad--; rd.broad == 0 {
+				f.broad = slices.DeleteFunc(f.broad, func(b *rendering) bool { return b == rd })
+			}
+		}
 	}
-	s.seats, s.live, s.ahead = nil, false, nil
+	if rd.members--; rd.members == 0 {
+		delete(f.renderings, s.dialect)
+	}
+	f.releaseFilter(s.filtered)
+	last := len(f.joined) - 1
+	f.joined[s.index] = f.joined[last]
+	f.joined[s.index].index = s.index
+	f.joined[last] = nil
+	f.joined = f.joined[:last]
+	s.joined, s.seats, s.live, s.ahead, s.rendering, s.filtered = false, nil, false, nil, nil, nil
 	f.interested.Add(-1)
+	if len(s.keys) == 0 {
+		f.unkeyed.Add(-1)
+	}
 }
 
-// joinLive lets s take part without any replay; head is the response's.
+// joinLive lets s take part without any replay; head goes out first.
 func (f *feed) joinLive(s *subscription, head []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.c.out.begin(head)
+	if head != nil {
+		s.c.out.begin(head)
+	}
 	f.join(s)
 	f.goLive(s)
 }
@@ -143,8 +251,8 @@ func (f *feed) goLive(s *subscription) {
 func (f *feed) tell(s *subscription, live bool) {
 	s.told = f.passes
 	f.id = f.appendID(f.id[:0], s)
-	frame := appendProgress(nil, s.c.form, f.id, live)
-	if len(frame) > 0 && s.c.out.live(frame, false) == refused && live {
+	frame := s.appendProgress(nil, f.id, live)
+	if len(frame) > 0 && s.put(frame, false) == refused && live {
 		s.c.cutSlow() // without room for other news it does without
 	}
 }
@@ -169,4 +277,113 @@ func (s *subscription) passed(partition int, at millrace.Position) bool {
 		s.ahead = nil
 	}
 	return true
+}
+
+// put hands over frames of the fan-out, or holds them back. feed.mu is held.
+func (s *subscription) put(b []byte, shared bool) verdict {
+	if !s.holding {
+		return s.c.out.send(b, shared)
+	}
+	if s.spilled || len(s.held)+len(b) > s.c.out.limit {
+		s.drop()
+		s.holding, s.spilled = true, true
+		return gone
+	}
+	s.held = append(s.held, b...)
+	s.c.out.flows.queued(len(b))
+	return queued
+}
+
+// hold keeps live frames back until release; feed.mu is held.
+func (s *subscription) hold() { s.holding, s.spilled = true, false }
+
+// release lets the frames that were held follow. It returns false if there were more than the limit, which
+// are gone. feed.mu is held.
+func (s *subscription) release() bool {
+	held, complete := s.held, !s.spilled
+	s.drop()
+	if complete {
+		s.c.out.follow(held)
+	}
+	return complete
+}
+
+// drop ends hold, and drops what was held; feed.mu is held.
+func (s *subscription) drop() {
+	if len(s.held) > 0 {
+		s.c.out.flows.queued(-len(s.held))
+	}
+	s.held, s.holding, s.spilled = nil, false, false
+}
+
+// filter is a filter that at least one subscription uses, and what it says of the events of this pass.
+type filter struct {
+	text     string
+	users    int
+	match    func(r *block.Reader, i int) bool
+	pass     uint64
+	verdicts []verdictOf // by event of the batch
+}
+
+type verdictOf uint8
+
+const (
+	unknown verdictOf = iota
+	matched
+	missed
+)
+
+// useFilter returns the shared filter of an expression, nil for none; mu is held.
+func (f *feed) useFilter(w *where) *filter {
+	if w == nil {
+		return nil
+	}
+	text := w.String()
+	shared := f.filters[text]
+	if shared == nil {
+		shared = &filter{text: text, match: w.Evaluator().Match}
+		f.filters[text] = shared
+		f.needs |= w.Needs()
+	}
+	shared.users++
+	return shared
+}
+
+func (f *feed) releaseFilter(shared *filter) {
+	if shared == nil {
+		return
+	}
+	if shared.users--; shared.users == 0 {
+		delete(f.filters, shared.text)
+	}
+}
+
+// passes says whether the i-th event of r, at in the batch, passes the filter.
+func (b *batch) passes(shared *filter, at int, r *block.Reader, i int) bool {
+	if shared == nil {
+		return true
+	}
+	if shared.pass != b.pass {
+		shared.pass, shared.verdicts = b.pass, shared.verdicts[:0]
+	}
+	for len(shared.verdicts) < b.events {
+		shared.verdicts = append(shared.verdicts, unknown)
+	}
+	v := &shared.verdicts[at]
+	if *v == unknown {
+		if *v = missed; shared.match(r, i) {
+			*v = matched
+		}
+	}
+	return *v == matched
+}
+
+// itemOfRow is a row of a table as it is written.
+func itemOfRow(row *table.Row) item {
+	e := &row.Event
+	ns := int64(math.MinInt64)
+	if !e.Time.IsZero() {
+		ns = e.Time.UnixNano()
+	}
+	return item{key: []byte(e.Key), kind: []byte(e.Type), data: e.Data, nanos: ns}
 }

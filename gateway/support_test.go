@@ -139,7 +139,19 @@ func (s *server) dial(t testing.TB, path, protocol string) *client {
 	}
 	t.Cleanup(func() { _ = w.Close() })
 	_ = w.Conn.SetDeadline(time.Now().Add(patience))
-	return &client{WebSocket: w, t: t}
+	c := &client{WebSocket: w, t: t}
+	if strings.Contains(protocol, "millrace.v1") {
+		c.hello()
+	}
+	return c
+}
+
+// hello reads the message with which a connection of the subprotocol begins.
+func (c *client) hello() {
+	c.t.Helper()
+	if hello := c.next(); !strings.HasPrefix(hello, `{"hello":{"connection":"`) {
+		c.t.Fatalf("the first message is %s", hello)
+	}
 }
 
 func (s *server) tryDial(path, protocol string) (*millracetest.WebSocket, error) {

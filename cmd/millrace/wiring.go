@@ -39,7 +39,7 @@ func (p *pipeline) open(ctx context.Context) error {
 	if err := p.addArchives(ctx); err != nil {
 		return err
 	}
-	if err := p.addGateway(); err != nil {
+	if err := p.addGateway(ctx); err != nil {
 		return err
 	}
 	p.addStreams()
@@ -270,7 +270,7 @@ func (p *pipeline) store(to config.To) (millrace.ObjectStore, error) {
 	}
 }
 
-func (p *pipeline) addGateway() error {
+func (p *pipeline) addGateway(ctx context.Context) error {
 	c := p.config.Gateway
 	if c == nil {
 		return nil
@@ -279,8 +279,13 @@ func (p *pipeline) addGateway() error {
 	for name, s := range p.streams {
 		streams[name] = s
 	}
+	for name := range c.Tables() {
+		if err := holdAll(ctx, p.streams[name], "table/"+name); err != nil {
+			return err
+		}
+	}
 	options := gateway.Options{
-		Streams: streams, Page: p.options.page(p.config, p.metrics),
+		Streams: streams, State: p.state, Page: p.options.page(p.config, p.metrics),
 		Logger: p.log, Metrics: gateway.NewMetrics(p.metrics),
 	}
 	if _, err := gateway.New(*c, options); err != nil {

@@ -1,0 +1,245 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+
+	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace"
+)
+
+// What a client of the subprotocol may say: one JSON object in each text message, and in it exactly one of
+// subscribe, unsubscribe, update and ping. docs/protocol.md describes it for clients' authors.
+type clientMessage struct {
+	Subscribe   *string         `json:"subscribe"` // the name of a new subscription
+	Unsubscribe *string         `json:"unsubscribe"`
+	Update      *string         `json:"update"` // the name of a subscription whose area is replaced
+	Ping        json.RawMessage `json:"ping"`
+
+	To     string       `json:"to"` // an endpoint's path; "": the one that the client connected to
+	Keys   []string     `json:"keys"`
+	Prefix string       `json:"prefix"`
+	Filter string       `json:"filter"`
+	Since  string       `json:"since"`
+	Area   *areaMessage `json:"area"`
+}
+
+// areaMessage is {"box":[WEST,SOUTH,EAST,NORTH]} or {"circle":{"lat":...,"lon":...,"radius":METRES}}.
+type areaMessage struct {
+	Box    []float64 `json:"box"`
+	Circle *struct {
+		Lat    *float64 `json:"lat"`
+		Lon    *float64 `json:"lon"`
+		Radius float64  `json:"radius"`
+	} `json:"circle"`
+}
+
+func (m *areaMessage) area() (*area, error) {
+	switch {
+	case m == nil:
+		return nil, nil //nolint:nilnil // no area is no mistake
+	case m.Circle != nil && m.Box == nil && m.Circle.Lat != nil && m.Circle.Lon != nil:
+		return newCircle(*m.Circle.Lat, *m.Circle.Lon, m.Circle.Radius)
+	case m.Circle == nil && len(m.Box) == 4:
+		return newBox(m.Box[0], m.Box[1], m.Box[2], m.Box[3])
+	default:
+		return nil, wrongWish(`an area is {"box":[WEST,SOUTH,EAST,NORTH]} or {"circle":{"lat":...,"lon":...,"radius":METRES}}`)
+	}
+}
+
+// maxName bounds the name of a subscription, in bytes.
+const maxName = 64
+
+// message implements receiver.
+func (c *connection) message(kind ws.OpCode, payload []byte) {
+	if c.form != v1 {
+		return // a plain client has nothing to say that is understood
+	}
+	name, err := c.obey(kind, payload)
+	if err != nil {
+		c.answer(appendErrorV1(nil, name, err))
+	}
+}
+
+// obey does what a message asks for. name is the subscription that it is about.
+func (c *connection) obey(kind ws.OpCode, payload []byte) (name string, err error) {
+	var m clientMessage
+	if kind != ws.OpText {
+		return "", wrongMessage("a message is text with one JSON object, this one is binary")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(payload))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&m); err != nil {
+		return "", wrongMessage("%w", err)
+	}
+	asked := 0
+	for _, verb := range []*string{m.Subscribe, m.Unsubscribe, m.Update} {
+		if verb != nil {
+			asked, name = asked+1, *verb
+		}
+	}
+	if m.Ping != nil {
+		asked++
+	}
+	switch {
+	case asked != 1:
+		return name, wrongMessage("a message has exactly one of subscribe, unsubscribe, update and ping")
+	case m.Ping != nil:
+		c.answer(append(append([]byte(`{"pong":`), m.Ping...), '}'))
+		return "", nil
+	case m.Subscribe != nil:
+		return name, c.subscribe(name, &m)
+	case m.Unsubscribe != nil:
+		return name, c.unsubscribe(name)
+	default:
+		return name, c.update(name, &m)
+	}
+}
+
+// subscribe begins a subscription.
+func (c *connection) subscribe(name string, m *clientMessage) error {
+	e := c.endpoint
+	if m.To != "" {
+		e = c.gateway.endpoints[m.To]
+	}
+	switch {
+	case name == "" || len(name) > maxName:
+		return wrongMessage("a subscription has a name of 1 to %d bytes", maxName)
+	case c.named(name) != nil:
+		return millrace.Errorf(millrace.Conflict, "subscribe", "there is a subscription %q already; unsubscribe it first", name)
+	case len(c.subs) >= maxSubscriptions: // only this goroutine changes it
+		return millrace.Errorf(millrace.TooLarge, "subscribe", "a connection has up to %d subscriptions", maxSubscriptions)
+	case e == nil || e.feed == nil:
+		return millrace.Errorf(millrace.NotFound, "subscribe", "there is no endpoint %.100q that has events", m.To)
+	}
+	w, err := m.wish()
+	if err != nil {
+		return err
+	}
+	s, err := c.subscription(e, name, w)
+	if err != nil {
+		return err
+	}
+	var r *replay
+	if !w.since.live() {
+		if r, _, err = c.gateway.resume(context.Background(), s); err != nil {
+			return err
+		}
+	}
+	c.keep(s)
+	c.answer(append(appendJSONString([]byte(`{"subscribed":`), []byte(name)), '}'))
+	if r == nil {
+		s.feed.joinLive(s, nil)
+	} else {
+		c.replay(s, r)
+	}
+	return nil
+}
+
+// maxSubscriptions bounds those of one connection.
+const maxSubscriptions = 100
+
+// wish reads what a message asks for.
+func (m *clientMessage) wish() (w wish, err error) {
+	if len(m.Keys) > 0 {
+		err = w.setKeys(m.Keys)
+	}
+	if err == nil {
+		err = w.setPrefix(m.Prefix)
+	}
+	if err == nil {
+		err = w.setFilter(m.Filter)
+	}
+	if err == nil {
+		w.area, err = m.Area.area()
+	}
+	if err == nil {
+		w.since, err = parseSince(m.Since)
+	}
+	return w, err
+}
+
+// unsubscribe ends a subscription; nothing of it follows the answer.
+func (c *connection) unsubscribe(name string) error {
+	s := c.named(name)
+	if s == nil {
+		return millrace.Errorf(millrace.NotFound, "unsubscribe", "there is no subscription %.100q", name)
+	}
+	s.end()
+	c.mu.Lock()
+	c.subs = slices.DeleteFunc(c.subs, func(other *subscription) bool { return other == s })
+	c.mu.Unlock()
+	c.answer(append(appendJSONString([]byte(`{"unsubscribed":`), []byte(name)), '}'))
+	return nil
+}
+
+// update replaces a subscription's area.
+func (c *connection) update(name string, m *clientMessage) error {
+	s := c.named(name)
+	if s == nil {
+		return millrace.Errorf(millrace.NotFound, "update", "there is no subscription %.100q", name)
+	}
+	a, err := m.Area.area()
+	if err != nil {
+		return err
+	}
+	r, err := s.feed.replaceArea(s, a)
+	if r != nil {
+		c.replay(s, r)
+	}
+	return err
+}
+
+// named returns a subscription, nil if there is none of this name. Called by the goroutine that reads.
+func (c *connection) named(name string) *subscription {
+	for _, s := range c.subs {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// answer sends a text message about what the client has said.
+func (c *connection) answer(text []byte) {
+	frame := append(appendHeader(make([]byte, 0, len(text)+10), ws.OpText, len(text)), text...)
+	if c.out.send(frame, false) == refused {
+		c.cutSlow()
+	}
+}
+
+// appendHello appends the frame with which every connection of the subprotocol begins.
+func (c *connection) appendHello(dst []byte) []byte {
+	text := appendJSONString([]byte(`{"hello":{"connection":`), []byte(c.id))
+	text = append(text, `,"ping":`...)
+	text = appendInt(text, c.gateway.config.Ping.Milliseconds())
+	text = append(text, `,"message_limit":`...)
+	text = append(appendInt(text, maxMessage), `}}`...)
+	return append(appendHeader(dst, ws.OpText, len(text)), text...)
+}
+
+// appendErrorV1 appends {"sub","error":{"code","message"}}.
+func appendErrorV1(dst []byte, name string, err error) []byte {
+	dst = appendSub(append(dst, '{'), name)
+	dst = append(dst, `"error":{"code":`...)
+	dst = appendJSONString(dst, []byte(millrace.CodeOf(err)))
+	dst = append(dst, `,"message":`...)
+	dst = appendJSONString(dst, []byte(cause(err).Error()))
+	return append(dst, "}}"...)
+}
+
+func wrongMessage(format string, args ...any) error {
+	return millrace.Errorf(millrace.Invalid, "read a message", format, args...)
+}
+
+// newConnectionID returns a name for a connection that cannot be guessed. It has the form of API Gateway's.
+func newConnectionID() string {
+	var random [11]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return base64.URLEncoding.EncodeToString(random[:])
+}
