@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +18,7 @@ import (
 // Options are what a guard works with beside its configuration.
 type Options struct {
 	// Client fetches key sets and asks the callback; redirects are not followed whatever it says. Nil: one
-	// of its own that uses no proxy's credentials or cookies.
+	// of its own.
 	Client  *http.Client
 	Logger  *slog.Logger     // nil: nothing is logged
 	Now     func() time.Time // nil: time.Now
@@ -34,6 +34,8 @@ type Guard struct {
 	jwt      *verifier // nil if none
 	callback *callback // nil if none
 	metrics  *Metrics
+
+	transport *http.Transport // our own; nil if a client was given
 }
 
 type apiKey struct {
@@ -41,11 +43,11 @@ type apiKey struct {
 	identity Identity
 }
 
-// New returns a guard. It reads the key files of the configuration, and fails with Invalid if it is wrong
-// or they are.
+// New returns a guard; for the zero Config one that lets everyone in. It reads the key files of the
+// configuration, and fails with Invalid if it or they are wrong.
 func New(c Config, o Options) (*Guard, error) {
 	const op = "make guard"
-	if reflect.ValueOf(c).IsZero() {
+	if !c.Open && !c.guarded() && c.Token == (Token{}) {
 		return &Guard{open: true}, nil
 	}
 	var wrong error
@@ -58,8 +60,14 @@ func New(c Config, o Options) (*Guard, error) {
 	if c.Open {
 		return &Guard{open: true}, nil
 	}
+	var transport *http.Transport
 	if o.Client == nil {
-		o.Client = &http.Client{}
+		transport = &http.Transport{
+			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true,
+			TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
+			MaxIdleConnsPerHost: 16, MaxConnsPerHost: mostAsked,
+		}
+		o.Client = &http.Client{Transport: transport}
 	}
 	client := *o.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -73,7 +81,7 @@ func New(c Config, o Options) (*Guard, error) {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	g := &Guard{token: c.Token, header: c.TokenHeader(), metrics: o.Metrics}
+	g := &Guard{token: c.Token, header: c.TokenHeader(), metrics: o.Metrics, transport: transport}
 	for _, k := range c.APIKeys {
 		id := Identity{Subject: k.Name, Key: "key:" + k.Name, Claims: map[string]any{}}
 		for name, value := range k.Claims {
@@ -97,17 +105,24 @@ func New(c Config, o Options) (*Guard, error) {
 func (g *Guard) Open() bool { return g.open }
 
 // Run keeps the keys of JWTs fresh until ctx ends: it fetches the key set, and looks at key files. Without
-// it a key set is never fetched. It returns nil, at once if there is nothing to do. It is called once.
+// it a key set is never fetched. Then it lets go of idle connections to the services that it asked, and
+// returns nil; at once if there is nothing to do. It is called once.
 func (g *Guard) Run(ctx context.Context) error {
-	if g.jwt == nil {
+	if g.jwt == nil && g.callback == nil {
 		return nil
 	}
 	var tasks sync.WaitGroup
-	if g.jwt.set != nil {
-		tasks.Go(func() { g.jwt.set.run(ctx) })
+	if g.jwt != nil {
+		if g.jwt.set != nil {
+			tasks.Go(func() { g.jwt.set.run(ctx) })
+		}
+		tasks.Go(func() { g.jwt.watchFiles(ctx) })
 	}
-	tasks.Go(func() { g.jwt.watchFiles(ctx) })
+	<-ctx.Done()
 	tasks.Wait()
+	if g.transport != nil {
+		g.transport.CloseIdleConnections()
+	}
 	return nil
 }
 
@@ -143,7 +158,7 @@ func (g *Guard) CheckToken(ctx context.Context, token string, r *http.Request, r
 				return g.allow(kindKey, id), nil
 			}
 		}
-		if g.jwt != nil {
+		if g.jwt != nil && (len(g.keys) == 0 || strings.Count(token, ".") == 2) { // or it is a mistyped API key
 			id, err := g.jwt.verify(ctx, token)
 			if err == nil {
 				return g.allow(kindJWT, id), nil

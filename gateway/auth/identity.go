@@ -117,8 +117,12 @@ func (d *Denied) Challenge() string {
 	case !d.given:
 		return `Bearer realm="millrace"`
 	default:
-		return `Bearer realm="millrace", error="invalid_token", error_description="` +
-			strings.NewReplacer(`"`, "'", `\`, "/").Replace(d.Reason) + `"`
+		return `Bearer realm="millrace", error="invalid_token", error_description="` + strings.Map(func(r rune) rune {
+			if r < ' ' || r > '~' || r == '"' || r == '\\' {
+				return '\''
+			}
+			return r
+		}, d.Reason) + `"`
 	}
 }
 
