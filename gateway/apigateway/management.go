@@ -79,10 +79,10 @@ func (a *API) Manages(r *http.Request) bool {
 	return ok && a.rank(at) > 0
 }
 
-// Manager returns the endpoint whose management API a request is for, nil if there is none. Where
+// Managing returns the endpoint whose management API a request is for, nil if there is none. Where
 // several could be meant (/@connections names none of them) it is the one that has the connection,
 // then the one that knows the access key, then the first.
-func Manager(apis []*API, r *http.Request) *API {
+func Managing(apis []*API, r *http.Request) *API {
 	at, ok := resourceOf(r.URL.EscapedPath())
 	if !ok {
 		return nil

@@ -21,14 +21,14 @@ import (
 // What is signed: the method, the path as it arrived (escaped once more, as for every service but S3),
 // the query string in order, the headers that the signature names, and the hash of the body.
 type verifier struct {
-	keys   map[string]KeyPair
-	region string // "": any
-	now    func() time.Time
+	keys    map[string]KeyPair
+	service string
+	region  string // "": any
+	now     func() time.Time
 }
 
 const (
 	algorithm   = "AWS4-HMAC-SHA256"
-	service     = "execute-api"
 	terminator  = "aws4_request"
 	amzDate     = "20060102T150405Z"
 	maxSkew     = 5 * time.Minute
@@ -40,7 +40,7 @@ const (
 )
 
 func newVerifier(keys []KeyPair, region string, now func() time.Time) *verifier {
-	v := &verifier{keys: make(map[string]KeyPair, len(keys)), region: region, now: now}
+	v := &verifier{keys: make(map[string]KeyPair, len(keys)), service: "execute-api", region: region, now: now}
 	for _, k := range keys {
 		v.keys[k.AccessKeyID] = k
 	}
@@ -50,8 +50,9 @@ func newVerifier(keys []KeyPair, region string, now func() time.Time) *verifier 
 // claim is what a request says of its signature.
 type claim struct {
 	accessKey string
-	day       string // 20060102, of the scope
+	day       string // 20060102, of the scope, as are region and service
 	region    string
+	service   string
 	signed    []string // names of headers, in lower case, sorted
 	mac       [sha256.Size]byte
 
@@ -92,6 +93,9 @@ func (v *verifier) claim(r *http.Request) (*claim, error) {
 		return nil, err
 	}
 	c.query = canonicalQuery(query)
+	if c.service != v.service {
+		return nil, errors.New("the credential must be scoped to the service " + v.service)
+	}
 	if v.region != "" && c.region != v.region {
 		return nil, fmt.Errorf("the credential is scoped to another region than %s", v.region)
 	}
@@ -219,10 +223,10 @@ func (c *claim) verify(r *http.Request, body []byte) error {
 	request := r.Method + "\n" + escape(r.URL.EscapedPath(), true) + "\n" + c.query + "\n" + headers + "\n" +
 		strings.Join(c.signed, ";") + "\n" + payload
 	hash := sha256.Sum256([]byte(request))
-	toSign := algorithm + "\n" + c.at + "\n" + c.day + "/" + c.region + "/" + service + "/" + terminator + "\n" +
+	toSign := algorithm + "\n" + c.at + "\n" + c.day + "/" + c.region + "/" + c.service + "/" + terminator + "\n" +
 		hex.EncodeToString(hash[:])
 	key := []byte("AWS4" + c.secret)
-	for _, part := range []string{c.day, c.region, service, terminator, toSign} {
+	for _, part := range []string{c.day, c.region, c.service, terminator, toSign} {
 		h := hmac.New(sha256.New, key)
 		_, _ = h.Write([]byte(part))
 		key = h.Sum(nil)
@@ -313,16 +317,14 @@ func parseAuthorization(s string) (*claim, error) {
 	return c, nil
 }
 
-// setCredential parses KEY/20150830/eu-west-1/execute-api/aws4_request.
+// setCredential parses KEY/20150830/REGION/execute-api/aws4_request.
 func (c *claim) setCredential(s string) error {
 	parts := strings.Split(s, "/")
-	if len(parts) != 5 || !plainName(parts[0], "_-") || len(parts[1]) != 8 || !plainName(parts[1], "") || !plainName(parts[2], "-") {
-		return errors.New("Credential must be KEY/YYYYMMDD/REGION/" + service + "/" + terminator)
+	if len(parts) != 5 || !plainName(parts[0], "_-") || len(parts[1]) != 8 || !plainName(parts[1], "") || !plainName(parts[2], "-") ||
+		!plainName(parts[3], "-") || parts[4] != terminator {
+		return errors.New("Credential must be KEY/YYYYMMDD/REGION/SERVICE/" + terminator)
 	}
-	if parts[3] != service || parts[4] != terminator {
-		return errors.New("the credential must be scoped to the service " + service + " and end with " + terminator)
-	}
-	c.accessKey, c.day, c.region = parts[0], parts[1], parts[2]
+	c.accessKey, c.day, c.region, c.service = parts[0], parts[1], parts[2], parts[3]
 	return nil
 }
 
