@@ -21,7 +21,7 @@ var foreign = map[string][]string{
 	"github.com/nats-io/":      {"stream/nats"},
 	"github.com/goccy/go-yaml": {"config"},
 	"github.com/gobwas/ws":     {"gateway"},
-	"github.com/aws/":          {"source/kinesis", "objectstore/s3", "sink"},
+	"github.com/aws/":          {"source/kinesis", "objectstore/s3", "sink", "gateway/apigateway"},
 }
 
 // TestImports proves who may import whom: the root the standard library; the kit the root and the kit;
