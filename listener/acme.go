@@ -47,7 +47,7 @@ func listenACME(l net.Listener, t TLS, o Options) (net.Listener, error) {
 	var obtaining sync.WaitGroup
 	for _, domain := range a.Domains {
 		obtaining.Go(func() {
-			if err := obtain(ctx, magic, domain); err != nil && ctx.Err() == nil {
+			if err := obtain(ctx, magic, cache, domain); err != nil && ctx.Err() == nil {
 				o.Logger.Error("listener: no certificate can be got", "domain", domain, "error", err)
 			}
 		})
@@ -97,7 +97,7 @@ func issuer(a ACME, at net.Addr, f *files, log *zap.Logger) certmagic.ACMEIssuer
 
 // obtain puts a domain's certificate into the cache, which renews it from then on: that in the storage, or a new
 // one, for which it tries again and again, more and more seldom.
-func obtain(ctx context.Context, magic *certmagic.Config, domain string) error {
+func obtain(ctx context.Context, magic *certmagic.Config, cache *certmagic.Cache, domain string) error {
 	have, err := magic.CacheManagedCertificate(ctx, domain)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -109,6 +109,9 @@ func obtain(ctx context.Context, magic *certmagic.Config, domain string) error {
 	}
 	if err == nil {
 		_, err = magic.CacheManagedCertificate(ctx, domain)
+	}
+	if old := have.Hash(); err == nil && old != "" {
+		cache.Remove([]string{old}) // it may be chosen as long as it is valid
 	}
 	return err
 }
