@@ -25,7 +25,8 @@ func listenACME(l net.Listener, t TLS, o Options) (net.Listener, error) {
 	if storage == "" {
 		storage = filepath.Join(o.DataDir, "acme")
 	}
-	log := zap.New(&bridge{o.Logger.Handler()})
+	ctx, cancel := context.WithCancel(context.Background()) // until Close
+	log := zap.New(&bridge{ctx, o.Logger.Handler()})
 	var magic *certmagic.Config
 	cache := certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return magic, nil },
@@ -38,12 +39,12 @@ func listenACME(l net.Listener, t TLS, o Options) (net.Listener, error) {
 	})
 	f, err := openFiles(t, o, func(c *tls.Config) { c.GetCertificate = magic.GetCertificate })
 	if err != nil {
+		cancel()
 		cache.Stop()
 		return nil, err
 	}
 	magic.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(magic, issuer(*a, l.Addr(), f, log))}
 
-	ctx, cancel := context.WithCancel(context.Background()) // until Close
 	var obtaining sync.WaitGroup
 	for _, domain := range a.Domains {
 		obtaining.Go(func() {
@@ -116,10 +117,13 @@ func obtain(ctx context.Context, magic *certmagic.Config, cache *certmagic.Cache
 	return err
 }
 
-// bridge hands what certmagic logs to slog.
-type bridge struct{ handler slog.Handler }
+// bridge hands what certmagic logs to slog until ctx ends: what fails then does so because it ends.
+type bridge struct {
+	ctx     context.Context
+	handler slog.Handler
+}
 
-// levels of zap in slog. What certmagic says at level info about each step is detail here.
+// slogLevel returns a level of zap in slog. What certmagic says at level info about each step is detail here.
 func slogLevel(l zapcore.Level) slog.Level {
 	switch {
 	case l >= zapcore.ErrorLevel:
@@ -133,12 +137,12 @@ func slogLevel(l zapcore.Level) slog.Level {
 
 // Enabled implements zapcore.Core.
 func (b *bridge) Enabled(l zapcore.Level) bool {
-	return b.handler.Enabled(context.Background(), slogLevel(l))
+	return b.ctx.Err() == nil && b.handler.Enabled(b.ctx, slogLevel(l))
 }
 
 // With implements zapcore.Core.
 func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
-	return &bridge{b.handler.WithAttrs(attributes(fields))}
+	return &bridge{b.ctx, b.handler.WithAttrs(attributes(fields))}
 }
 
 // Check implements zapcore.Core.
@@ -153,7 +157,7 @@ func (b *bridge) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.Checke
 func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	r := slog.NewRecord(e.Time, slogLevel(e.Level), "listener: acme: "+e.Message, 0)
 	r.AddAttrs(attributes(fields)...)
-	return b.handler.Handle(context.Background(), r)
+	return b.handler.Handle(b.ctx, r)
 }
 
 // Sync implements zapcore.Core.

@@ -204,7 +204,7 @@ func (w writer) Write(b []byte) (int, error) {
 
 func TestBridge(t *testing.T) {
 	var text strings.Builder
-	log := zap.New(&bridge{slog.NewTextHandler(&text, &slog.HandlerOptions{
+	log := zap.New(&bridge{t.Context(), slog.NewTextHandler(&text, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}

@@ -105,8 +105,8 @@ func TestReplace(t *testing.T) {
 		})
 	}
 	for range 5 {
-		now.add(pollEvery)
 		a.files(t, dir, "push.example.org")
+		now.add(pollEvery)
 		for range 8 {
 			<-served
 		}
