@@ -14,7 +14,7 @@ import (
 const module = "github.com/millrace/millrace"
 
 // kit is what rooms build on; a room is any other package below the root that is no tool.
-var kit = []string{"block", "producer", "jsonpath", "mapping", "expr", "table"}
+var kit = []string{"block", "producer", "jsonpath", "mapping", "expr", "table", "listener"}
 
 // foreign lists what only one room may import, so that replacing a library touches one folder.
 var foreign = map[string][]string{
@@ -22,6 +22,10 @@ var foreign = map[string][]string{
 	"github.com/goccy/go-yaml": {"config"},
 	"github.com/gobwas/ws":     {"gateway"},
 	"github.com/aws/":          {"source/kinesis", "objectstore/s3", "sink", "gateway/apigateway"},
+	"github.com/caddyserver/":  {"listener"},
+	"github.com/mholt/acmez/":  {"listener"},
+	"github.com/pires/":        {"listener"},
+	"go.uber.org/zap":          {"listener"},
 }
 
 // TestImports proves who may import whom: the root the standard library; the kit the root and the kit;

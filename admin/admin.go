@@ -5,13 +5,16 @@
 //	/metrics       Prometheus
 //	/debug/pprof/  profiles, on a loopback listener only
 //
-// The listener needs no credentials, so it belongs on loopback or into a private network. A browser is no
-// way around that: requests for a host's name that the configuration does not list are refused (DNS
-// rebinding), and so are requests that come from another site's page.
+// Beyond loopback the configuration demands TLS and a token, which every request carries but those for
+// /healthz, for those who ask whether the process lives know no secrets. On loopback the token may be left
+// out, and a browser is no way around that: requests for a host's name that the configuration does not list
+// are refused (DNS rebinding), and so are requests that come from another site's page.
 package admin
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -163,8 +166,9 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	text(w, http.StatusOK, "ready\n")
 }
 
-// guard refuses what only a web page elsewhere would send.
+// guard refuses what only a web page elsewhere would send, and what does not carry the token.
 func (s *Server) guard(next http.Handler) http.Handler {
+	token := sha256.Sum256([]byte(s.config.Token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -176,10 +180,20 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				fmt.Sprintf("%.200q is no name of this listener; use an IP address or localhost, or list the name under admin.hosts\n", hostOf(r.Host)))
 		case foreign(r):
 			text(w, http.StatusForbidden, "requests from other sites' pages are refused\n")
+		case s.config.Token != "" && r.URL.Path != "/healthz" && !carries(r, token):
+			h.Set("WWW-Authenticate", `Bearer realm="millrace"`)
+			text(w, http.StatusUnauthorized, "this takes the header \"Authorization: Bearer TOKEN\", TOKEN being admin.token\n")
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// carries says whether a request has the token of that hash. How long that takes says nothing about the token.
+func carries(r *http.Request, token [sha256.Size]byte) bool {
+	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	sum := sha256.Sum256([]byte(strings.TrimLeft(given, " ")))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(sum[:], token[:]) == 1
 }
 
 // known says whether a Host header names this listener: an IP address can't be rebound, a name can.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -91,6 +92,10 @@ func (d *decoder) checkIngest(c *Config) {
 		for other, o := range sorted(c.Sources) {
 			if other < name && o.HTTP != nil && o.HTTP.Listen != s.HTTP.Listen && sameAddress(o.HTTP.Listen, s.HTTP.Listen) {
 				d.problemAt(key, "%q collides with %q of the source %q; write the same address to share a listener", s.HTTP.Listen, o.HTTP.Listen, other)
+			}
+			if other < name && o.HTTP != nil && o.HTTP.Listen == s.HTTP.Listen && !reflect.DeepEqual(o.HTTP.Listener, s.HTTP.Listener) {
+				d.problemAt(key, "the source %q listens there, too, with another tls, proxy_protocol or trusted_proxies; "+
+					"write the same or choose another port", other)
 			}
 		}
 		at := endpoint{s.HTTP.Listen, s.Into}

@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/jsonpath"
+	"github.com/millrace/millrace/listener"
 )
 
 // Config describes the gateway.
 type Config struct {
 	// Listen is the address to serve on. Port 0 chooses a free one, which is logged.
 	Listen string `yaml:"listen"`
+	// Listener stands beside it: tls, proxy_protocol, trusted_proxies.
+	Listener listener.Config `yaml:",inline"`
 	// Page is what / serves: map. None if absent.
 	Page string `yaml:"page"`
 	// Origins are the exact origins (https://app.example.org) whose pages may connect, besides pages

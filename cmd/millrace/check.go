@@ -6,9 +6,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/listener"
 	"github.com/millrace/millrace/query/fence"
 )
 
@@ -55,7 +57,29 @@ func checkFiles(c *config.Config) (problems config.Problems) {
 			problems = append(problems, c.Problem("queries."+name+".fence.fences", "%v", err))
 		}
 	}
+	for section, t := range listenersTLS(c) {
+		t.Check(func(path, format string, args ...any) {
+			problems = append(problems, c.Problem(section+".tls."+path, format, args...))
+		})
+	}
 	return problems
+}
+
+// listenersTLS yields the TLS sections that there are, with the paths that they stand below.
+func listenersTLS(c *config.Config) iter.Seq2[string, *listener.TLS] {
+	return func(yield func(string, *listener.TLS) bool) {
+		if c.Gateway != nil && c.Gateway.Listener.TLS != nil && !yield("gateway", c.Gateway.Listener.TLS) {
+			return
+		}
+		if c.Admin != nil && c.Admin.TLS != nil && !yield("admin", c.Admin.TLS) {
+			return
+		}
+		for name, s := range sorted(c.Sources) {
+			if s.HTTP != nil && s.HTTP.Listener.TLS != nil && !yield("sources."+name+".http", s.HTTP.Listener.TLS) {
+				return
+			}
+		}
+	}
 }
 
 // printFailure prints why a verb failed: a configuration's problems as they are, each in a line.

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/archive"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/gateway"
+	"github.com/millrace/millrace/listener"
 	"github.com/millrace/millrace/mapping"
 	"github.com/millrace/millrace/objectstore/disk"
 	"github.com/millrace/millrace/producer"
@@ -121,6 +122,7 @@ func (p *pipeline) openStreams(ctx context.Context) (err error) {
 func (p *pipeline) addSources() error {
 	feeds, posts := sse.NewMetrics(p.metrics), httpsource.NewMetrics(p.metrics)
 	posted := map[string][]*httpsource.Source{} // by listener
+	shared := map[string]listener.Config{}
 	var stages []*stage
 	for name, c := range sorted(p.config.Sources) {
 		s := &source{
@@ -145,6 +147,7 @@ func (p *pipeline) addSources() error {
 			s.config.Mapping = mapping.Config{} // it maps by itself, to tell senders what is wrong
 			s.open = func() millrace.Source { return taking }
 			posted[c.HTTP.Listen] = append(posted[c.HTTP.Listen], taking)
+			shared[c.HTTP.Listen] = c.HTTP.Listener // the same in each; config has checked it
 		default:
 			return fmt.Errorf("source %q has no kind", name) // config has checked it
 		}
@@ -155,7 +158,7 @@ func (p *pipeline) addSources() error {
 		if err != nil {
 			return err
 		}
-		stages = append(stages, p.stage("ingest/"+address, p.serve("ingest", p.ingest[address], server.Run)))
+		stages = append(stages, p.stage("ingest/"+address, p.serve("ingest", p.ingest[address], shared[address], server.Run)))
 	}
 	p.addTier(stages...)
 	return nil
@@ -291,7 +294,7 @@ func (p *pipeline) addGateway(ctx context.Context) error {
 	if _, err := gateway.New(*c, options); err != nil {
 		return err
 	}
-	p.addTier(p.stage("gateway", p.serve("gateway", &p.gatewayListener, func(ctx context.Context, l net.Listener) error {
+	p.addTier(p.stage("gateway", p.serve("gateway", &p.gatewayListener, c.Listener, func(ctx context.Context, l net.Listener) error {
 		g, err := gateway.New(*c, options) // one runs once
 		if err != nil {
 			return err
@@ -318,12 +321,12 @@ func (p *pipeline) addAdmin() {
 		return
 	}
 	a := admin.New(*p.config.Admin, admin.Options{Stages: p.status, Metrics: p.metrics, Logger: p.log})
-	p.addTier(p.stage("admin", p.serve("admin", &p.adminListener, a.Run)))
+	p.addTier(p.stage("admin", p.serve("admin", &p.adminListener, listener.Config{TLS: p.config.Admin.TLS}, a.Run)))
 }
 
 // serve is the work of a stage with a listener. The listener that was bound at the start serves once; after
 // a failure the same address is bound again.
-func (p *pipeline) serve(section string, bound *net.Listener, run func(context.Context, net.Listener) error) func(context.Context, func()) error {
+func (p *pipeline) serve(section string, bound *net.Listener, c listener.Config, run func(context.Context, net.Listener) error) func(context.Context, func()) error {
 	address := (*bound).Addr().String()
 	return func(ctx context.Context, ready func()) error {
 		l := *bound
@@ -333,6 +336,10 @@ func (p *pipeline) serve(section string, bound *net.Listener, run func(context.C
 			if l, err = listen(section, address); err != nil {
 				return err
 			}
+		}
+		l, err := listener.Wrap(l, c, listener.Options{Logger: p.log, DataDir: p.config.DataDir})
+		if err != nil {
+			return err
 		}
 		ready()
 		return run(ctx, l)

@@ -2,18 +2,22 @@ package httpsource
 
 import (
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/listener"
 )
 
 // Config describes what is taken in and from whom.
 type Config struct {
 	// Listen is the address to serve on; the path is /ingest/STREAM, STREAM being the source's into.
-	// Several sources may share an address. Default 127.0.0.1:8090. The listener speaks plain HTTP/1.1:
-	// across a network that others can read, put a proxy with TLS in front of it.
+	// Several sources may share an address. Default 127.0.0.1:8090. Plain HTTP/1.1 unless tls is set:
+	// across a network that others can read, set it, or put a proxy with TLS in front.
 	Listen string `yaml:"listen"`
+	// Listener stands beside it: tls, proxy_protocol, trusted_proxies. Sources that share an address have
+	// these in common.
+	Listener listener.Config `yaml:",inline"`
 	// Tokens are bearer tokens, each of at least 16 characters: Authorization: Bearer TOKEN. Any of them
 	// will do, so that one can be replaced while another is in use.
 	Tokens []string `yaml:"tokens,secret"`
@@ -99,7 +103,7 @@ func (c *Config) SetDefaults() {
 func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
 		problem("listen", "%q is not HOST:PORT; write 127.0.0.1:8090, or :8090 for every address", c.Listen)
-	} else if !c.guarded() && !c.Anonymous && !isLoopback(c.Listen) {
+	} else if !c.guarded() && !c.Anonymous && !listener.Loopback(c.Listen) {
 		problem("listen", "everyone who reaches %q could post; add tokens or a signature, or listen on 127.0.0.1, "+
 			"or write anonymous: true", c.Listen)
 	}
@@ -177,13 +181,3 @@ func (s *Signature) validate(problem func(path, format string, args ...any)) {
 
 // guarded says whether requests need credentials.
 func (c *Config) guarded() bool { return len(c.Tokens) > 0 || c.Signature != nil }
-
-// isLoopback says whether only this machine reaches an address.
-func isLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
-}
