@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/millrace/millrace/gateway"
 	"github.com/millrace/millrace/stream/nats"
 )
 
@@ -57,7 +58,10 @@ func (d *decoder) check(c *Config) {
 	d.checkArchives(c)
 	if c.Gateway != nil {
 		for route, e := range sorted(c.Gateway.Endpoints) {
-			if !e.Messages {
+			switch {
+			case e.APIGateway != nil && e.APIGateway.Subscribe != nil:
+				d.checkFrom(c, "gateway.endpoints."+route+".apigateway.subscribe", e.Source())
+			case e.APIGateway == nil && !e.Messages:
 				d.checkFrom(c, "gateway.endpoints."+route, e.From)
 			}
 			if c.Gateway.Page != "" && (route == "/" || strings.HasPrefix(route, "/map/")) {
@@ -68,10 +72,16 @@ func (d *decoder) check(c *Config) {
 	if c.Gateway != nil && c.Admin != nil && sameAddress(c.Gateway.Listen, c.Admin.Listen) {
 		d.problemAt("admin.listen", "%q is the gateway's address, too; choose another port", c.Admin.Listen)
 	}
+	if c.Gateway != nil && c.Gateway.Presence != nil {
+		d.checkInto(c, "gateway.presence", c.Gateway.Presence.Into)
+	}
 	if c.DrainTimeout <= 0 {
 		d.problemAt("drain_timeout", "must be positive, such as 30s")
 	}
-	d.undeclaredDead(c)
+	d.declare(c, DeadStream)
+	if c.Gateway != nil && c.Gateway.Journal() == gateway.ConnectionsStream {
+		d.declare(c, gateway.ConnectionsStream)
+	}
 }
 
 // checkIngest reports sources that take posts at the same place, or where something else listens.
@@ -227,9 +237,9 @@ func (d *decoder) checkArchives(c *Config) {
 	}
 }
 
-// undeclaredDead declares the stream of dead letters.
-func (d *decoder) undeclaredDead(c *Config) {
-	if _, declared := c.Streams[DeadStream]; declared {
+// declare declares a stream that need not be declared.
+func (d *decoder) declare(c *Config, name string) {
+	if _, declared := c.Streams[name]; declared {
 		return
 	}
 	if c.Streams == nil {
@@ -237,7 +247,7 @@ func (d *decoder) undeclaredDead(c *Config) {
 	}
 	var s nats.StreamConfig
 	setDefaultsOf(&s)
-	c.Streams[DeadStream] = s
+	c.Streams[name] = s
 }
 
 // sameAddress says whether two listeners are sure to collide.

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/auth"
+	"github.com/millrace/millrace/gateway/limit"
 	"github.com/millrace/millrace/jsonpath"
 	"github.com/millrace/millrace/listener"
 )
@@ -23,6 +26,13 @@ type Config struct {
 	// served from the gateway's own host. "*" allows every origin. Clients that send no Origin are no
 	// browsers and are not held to it.
 	Origins []string `yaml:"origins"`
+	// Auth says who may connect; an endpoint may say otherwise. Everyone if absent.
+	Auth auth.Config `yaml:"auth"`
+	// Limits bound what one client may take.
+	Limits limit.Config `yaml:"limits"`
+	// Presence writes an event for each connection that comes and goes. None if absent, but for endpoints
+	// of API Gateway, which need it: then into is connections, a stream that need not be declared.
+	Presence *Presence `yaml:"presence"`
 	// Endpoints by path.
 	Endpoints map[string]Endpoint `yaml:"endpoints"`
 	// Ping is how often a quiet connection hears a ping (WebSocket) or a comment (SSE). A client that
@@ -47,7 +57,8 @@ type Endpoint struct {
 	// endpoints.
 	From string `yaml:"from"`
 	// Key says where a client names the key it wants: "query:NAME", a parameter of the query string.
-	// Without the parameter it gets every key; given several times, several keys.
+	// Without the parameter it gets every key; given several times, several keys. Or "claim:NAME", a claim
+	// of its token, a dotted path: then it sees no other keys than those.
 	Key string `yaml:"key"`
 	// Messages says that there is no stream: a connection begins with no subscription.
 	Messages bool `yaml:"messages"`
@@ -62,11 +73,43 @@ type Endpoint struct {
 	Location *Location `yaml:"location"`
 	// Queue bounds what waits for one connection, instead of the gateway's.
 	Queue int64 `yaml:"queue,size"`
+	// Auth says who may connect, instead of the gateway's.
+	Auth *auth.Config `yaml:"auth"`
+	// APIGateway makes the endpoint behave like an API Gateway WebSocket API. It stands alone, or beside auth
+	// and queue.
+	APIGateway *apigateway.Config `yaml:"apigateway"`
+}
+
+// ConnectionsStream is the stream that takes presence events if the configuration names none.
+const ConnectionsStream = "connections"
+
+// Journal is the stream that takes presence events; "" if there are none.
+func (c *Config) Journal() string {
+	if c.Presence != nil {
+		return c.Presence.Into
+	}
+	for _, e := range c.Endpoints {
+		if e.APIGateway != nil {
+			return ConnectionsStream
+		}
+	}
+	return ""
+}
+
+// Source is the stream whose events the endpoint pushes; "" if it pushes none by itself.
+func (e Endpoint) Source() string {
+	if e.APIGateway != nil && e.APIGateway.Subscribe != nil {
+		return e.APIGateway.Subscribe.From
+	}
+	return e.From
 }
 
 // Tables are the streams whose newest events are kept.
 func (c *Config) Tables() map[string]bool {
 	tables := map[string]bool{}
+	if journal := c.Journal(); journal != "" {
+		tables[journal] = true
+	}
 	for _, e := range c.Endpoints {
 		if e.latest() {
 			tables[e.From] = true
@@ -95,6 +138,7 @@ func (c *Config) SetDefaults() {
 	c.Queue = 64 << 10
 	c.MaxConnections = 100_000
 	c.Drain = 5 * time.Second
+	c.Limits.SetDefaults()
 }
 
 // The least values that make sense.
@@ -117,6 +161,18 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 			problem("origins", "%q is not an exact origin; write scheme://host or scheme://host:port, "+
 				"such as https://app.example.org, or \"*\" for every origin", origin)
 		}
+	}
+	below := func(section string) func(path, format string, args ...any) {
+		return func(path, format string, args ...any) { problem(section+"."+path, format, args...) }
+	}
+	c.Listener.Validate(problem)
+	c.Auth.Validate(below("auth"))
+	c.Limits.Validate(below("limits"))
+	if c.Presence != nil && c.Presence.Into == "" {
+		problem("presence.into", "it is missing; write the name of a stream")
+	}
+	if c.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
+		problem("auth.token.cookie", "browsers send cookies for pages of every origin, and origins allow all; list the origins, or take the token elsewhere")
 	}
 	if len(c.Endpoints) == 0 && c.Page == "" {
 		problem("endpoints", "there are none; write at least one, such as /vehicles: {from: STREAM, key: \"query:VehicleID\"}")
@@ -149,6 +205,22 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 		problem("", "%q is no path; write it with a leading slash and without ?, # or %%, such as /vehicles, "+
 			"with a segment for the key if you like, such as /vehicles/{id}", path)
 	}
+	if e.Auth != nil {
+		e.Auth.Validate(func(key, format string, args ...any) { problem("auth."+key, format, args...) })
+	}
+	if api := e.APIGateway; api != nil {
+		if e.From != "" || e.Key != "" || e.Messages || e.latest() || strings.Contains(path, "{") {
+			problem("apigateway", "it stands alone: leave from, key, messages, latest, location and {...} in the path out; "+
+				"what is pushed to its clients is said by apigateway.subscribe")
+			return
+		}
+		api.Validate(func(key, format string, args ...any) { problem("apigateway."+key, format, args...) })
+		if api.Subscribe != nil {
+			e.From, e.Key = api.Subscribe.From, api.Subscribe.Key
+			e.validateKey(path, func(key, format string, args ...any) { problem("apigateway.subscribe."+key, format, args...) })
+		}
+		return
+	}
 	switch {
 	case e.Messages && (e.From != "" || e.Key != "" || e.latest()):
 		problem("messages", "true says that there is no stream; leave from, key, latest and location out, or messages")
@@ -168,16 +240,25 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			}
 		}
 	}
+	e.validateKey(path, problem)
+}
+
+func (e Endpoint) validateKey(path string, problem func(key, format string, args ...any)) {
 	if e.Key == "" {
 		return
 	}
+	claim, claimed := strings.CutPrefix(e.Key, "claim:")
 	name, found := strings.CutPrefix(e.Key, "query:")
 	switch {
 	case strings.Contains(path, "{"):
 		problem("key", "%q is one too many: the path names the key", e.Key)
+	case claimed && e.APIGateway == nil:
+		if claim == "" {
+			problem("key", "%q does not say which claim; write such as \"claim:vehicle\"", e.Key)
+		}
 	case !found || name == "" || strings.ContainsAny(name, "&=#;+% \t\r\n"):
 		problem("key", "%q does not say where the key stands; write \"query:NAME\", NAME being a parameter "+
-			"of the query string such as VehicleID", e.Key)
+			"of the query string such as VehicleID, or \"claim:NAME\", a claim of the token", e.Key)
 	case slices.ContainsFunc(reservedParameters, func(r string) bool { return strings.EqualFold(r, name) }):
 		problem("key", "%q is taken: the parameter %s has a meaning of its own; choose another name", e.Key, name)
 	}

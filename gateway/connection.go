@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/limit"
 )
 
 // connection is one client. Its only goroutine of its own reads what the client sends; whoever has
@@ -28,8 +30,17 @@ type connection struct {
 	in       inbound
 	index    int // in gateway.connections, guarded by gateway.mu
 
-	mu   sync.Mutex
-	subs []*subscription // changed by the goroutine that reads, after open
+	begun   time.Time
+	remote  netip.Addr        // the client's address; the zero Addr if it has none
+	limits  *limit.Connection // what it takes of its owner's share
+	waiting *waiting          // for the message that says who it is; nil: it is known. Of the goroutine that reads
+	expires atomic.Int64      // Unix ns, when it may not go on any more; 0: never
+	api     *apiClient        // of an API Gateway endpoint; nil for others
+
+	mu    sync.Mutex      // a leaf: nothing else is locked under it
+	subs  []*subscription // changed by the goroutine that reads, after open
+	who   *who
+	final *ending // how it ends; nil before that
 
 	cut      atomic.Pointer[ending] // why the gateway has cut it, if it has
 	heard    atomic.Int64           // when the client last sent something, by the coarse clock
@@ -141,6 +152,14 @@ func (c *connection) gone() {
 	for _, s := range c.subscriptions() {
 		s.end()
 	}
+	c.mu.Lock()
+	final := c.final
+	c.mu.Unlock()
+	if final == nil {
+		final = &ending{code: statusAbnormal}
+	}
+	c.gateway.departing(c, *final)
+	c.limits.Release()
 	if e := c.cut.Load(); e != nil { // logged here, where nobody waits
 		c.gateway.logger.Info("gateway: connection cut", "endpoint", c.endpoint.path, "protocol", c.form.protocol(),
 			"client", c.conn.RemoteAddr().String(), "reason", string(e.cut), "detail", e.reason)
@@ -170,6 +189,11 @@ func (c *connection) end(e ending) {
 	if e.timeout == 0 {
 		e.timeout = closeTimeout
 	}
+	c.mu.Lock()
+	if c.final == nil {
+		c.final = &e
+	}
+	c.mu.Unlock()
 	if !c.out.finish(last, e.drop, time.Now().Add(e.timeout)) { // then read calls gone, at the latest
 		return
 	}

@@ -239,6 +239,8 @@ func (f form) frameSize(b []byte) int {
 	}
 }
 
+func itoa(n int) string { return strconv.Itoa(n) }
+
 func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
 
 const hexDigits = "0123456789abcdef"

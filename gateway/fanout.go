@@ -14,6 +14,8 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/auth"
 	"github.com/millrace/millrace/table"
 )
 
@@ -68,14 +70,17 @@ type part struct {
 
 // endpoint is a path that serves a feed.
 type endpoint struct {
-	path    string
-	config  Endpoint
-	feed    *feed  // nil: a connection to it has no subscription to begin with
-	areas   *areas // nil: areas cannot be asked for
-	lag     prometheus.Observer
-	gaps    prometheus.Counter
-	replays prometheus.Counter
-	traffic [formsCount]traffic
+	path      string
+	config    Endpoint
+	feed      *feed // nil: a connection to it has no subscription to begin with
+	guard     *auth.Guard
+	api       *apigateway.API       // nil: it is of another kind
+	deliverer *apigateway.Deliverer // of api
+	areas     *areas                // nil: areas cannot be asked for
+	lag       prometheus.Observer
+	gaps      prometheus.Counter
+	replays   prometheus.Counter
+	traffic   [formsCount]traffic
 }
 
 // traffic is what an endpoint hands out in one form.

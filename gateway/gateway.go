@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -14,6 +15,10 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/auth"
+	"github.com/millrace/millrace/gateway/limit"
+	"github.com/millrace/millrace/producer"
 )
 
 // Options are what a gateway works with beside its configuration.
@@ -23,10 +28,14 @@ type Options struct {
 	// State keeps the snapshots of tables. Nil: every start reads all that a stream has kept.
 	State millrace.State
 	// Page serves every path that is no endpoint, "/" included. Nil answers them 404.
-	Page    http.Handler
-	Logger  *slog.Logger     // nil: nothing is logged
-	Metrics *Metrics         // nil: nothing is measured
-	Now     func() time.Time // for the lag behind the streams' clock; nil: time.Now
+	Page http.Handler
+	// Dead takes what the journal of connections cannot encode, which does not happen. Required with presence.
+	Dead            millrace.Stream
+	ProducerMetrics *producer.Metrics
+	Step            func(name string) // of the journal's producer; nil: nobody is told
+	Logger          *slog.Logger      // nil: nothing is logged
+	Metrics         *Metrics          // nil: nothing is measured
+	Now             func() time.Time  // the wall clock; nil: time.Now
 }
 
 // Gateway serves endpoints.
@@ -40,6 +49,12 @@ type Gateway struct {
 	anyOrigin bool
 	logger    *slog.Logger
 	metrics   *Metrics
+	now       func() time.Time
+	options   Options
+	guards    []*auth.Guard
+	limits    *limit.Limits
+	apis      []*apigateway.API
+	presence  *presence // nil: nobody asks
 	flows     flows
 	slots     chan struct{} // one for each connection that reads a stream at this moment
 
@@ -48,6 +63,10 @@ type Gateway struct {
 	reserved    int           // connections, and requests that become some
 	draining    bool
 	ended       chan struct{} // closed when draining and reserved is 0
+	byID        map[string]*connection
+
+	life       context.Context // of what is still to be told when a connection is gone
+	departures sync.WaitGroup
 }
 
 // New returns a gateway that serves nothing yet. It fails with Invalid if the configuration is wrong
@@ -71,8 +90,8 @@ func New(c Config, o Options) (*Gateway, error) {
 		o.Now = time.Now
 	}
 	g := &Gateway{
-		config: c, page: o.Page, logger: o.Logger, metrics: o.Metrics,
-		endpoints: map[string]*endpoint{}, origins: map[string]bool{},
+		config: c, page: o.Page, logger: o.Logger, metrics: o.Metrics, now: o.Now, options: o,
+		endpoints: map[string]*endpoint{}, origins: map[string]bool{}, byID: map[string]*connection{},
 		slots: make(chan struct{}, replaySlots), ended: make(chan struct{}),
 	}
 	g.flows.queued = func(bytes int) {
@@ -84,33 +103,92 @@ func New(c Config, o Options) (*Gateway, error) {
 		g.origins[strings.ToLower(origin)] = true
 		g.anyOrigin = g.anyOrigin || origin == "*"
 	}
+	if err := g.furnish(); err != nil {
+		return nil, millrace.Errorf(millrace.CodeOf(err), op, "%w", err)
+	}
+	return g, nil
+}
+
+// furnish makes the endpoints, and what they share.
+func (g *Gateway) furnish() (err error) {
+	o := g.options
+	if g.limits, err = limit.New(g.config.Limits, limit.Options{Now: o.Now, Metrics: o.Metrics.limits}); err != nil {
+		return err
+	}
+	guard := func(c auth.Config) (*auth.Guard, error) {
+		made, err := auth.New(c, auth.Options{Logger: o.Logger, Now: o.Now, Metrics: o.Metrics.auth})
+		g.guards = append(g.guards, made)
+		return made, err
+	}
+	common, err := guard(g.config.Auth)
+	if err != nil {
+		return err
+	}
 	feeds := map[string]*feed{}
-	for path, config := range c.Endpoints {
-		e := &endpoint{path: path, config: config}
+	follow := func(name string) (*feed, error) {
+		if feeds[name] == nil {
+			stream := o.Streams[name]
+			if stream == nil {
+				return nil, millrace.Errorf(millrace.Invalid, "find stream", "there is no stream %q", name)
+			}
+			feeds[name] = newFeed(stream, g, o)
+			g.feeds = append(g.feeds, feeds[name])
+		}
+		return feeds[name], nil
+	}
+	for path, config := range g.config.Endpoints {
+		e := &endpoint{path: path, config: config, guard: common}
 		e.measure(o.Metrics)
 		g.endpoints[path] = e
-		if config.From == "" {
-			continue
+		if config.Auth != nil {
+			if e.guard, err = guard(*config.Auth); err != nil {
+				return err
+			}
 		}
-		stream := o.Streams[config.From]
-		if stream == nil {
-			return nil, millrace.Errorf(millrace.Invalid, op, "endpoints.%s.from: there is no stream %q", path, config.From)
+		if config.APIGateway != nil {
+			if err := g.emulate(e); err != nil {
+				return err
+			}
 		}
-		e.feed = feeds[config.From]
-		if e.feed == nil {
-			e.feed = newFeed(stream, g, o)
-			feeds[config.From] = e.feed
-			g.feeds = append(g.feeds, e.feed)
-		}
-		if err := e.feed.serve(e); err != nil {
-			return nil, err
+		if source := config.Source(); source != "" {
+			if e.feed, err = follow(source); err == nil {
+				err = e.feed.serve(e)
+			}
+			if err != nil {
+				return fmt.Errorf("endpoint %s: %w", path, err)
+			}
 		}
 		if e.inPath() {
 			g.patterns = append(g.patterns, e)
 		}
 	}
 	slices.SortFunc(g.patterns, func(a, b *endpoint) int { return cmp.Compare(a.path, b.path) })
-	return g, nil
+	slices.SortFunc(g.apis, func(a, b *apigateway.API) int { return cmp.Compare(a.Path(), b.Path()) })
+	if journal := g.config.Journal(); journal != "" {
+		f, err := follow(journal)
+		if err != nil {
+			return fmt.Errorf("presence: %w", err)
+		}
+		f.tableKeys = max(f.tableKeys, defaultLatestKeys)
+		g.presence = &presence{into: f.stream, feed: f}
+	}
+	return nil
+}
+
+// emulate makes an endpoint of API Gateway's kind.
+func (g *Gateway) emulate(e *endpoint) (err error) {
+	e.api, err = apigateway.New(e.path, *e.config.APIGateway, apigateway.Options{
+		Connections: clients{g, e}, Logger: g.logger, Metrics: g.metrics.apis, Now: g.now,
+	})
+	if err != nil {
+		return err
+	}
+	g.apis = append(g.apis, e.api)
+	e.deliverer = apigateway.NewDeliverer(e.api)
+	if s := e.config.APIGateway.Subscribe; s != nil {
+		e.config.Key = s.Key
+	}
+	return nil
 }
 
 // Limits of requests.
@@ -141,6 +219,14 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 		}
 	}
 	var feeds sync.WaitGroup
+	endJournal, err := g.openJournal(ctx, fail)
+	if err != nil {
+		_ = l.Close()
+		return err
+	}
+	for _, guard := range g.guards {
+		feeds.Go(func() { _ = guard.Run(living) }) // it only ends with living
+	}
 	for _, f := range g.feeds {
 		for _, p := range f.parts {
 			feeds.Go(func() {
@@ -167,7 +253,6 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	})
 	g.logger.Info("gateway: serving", "address", l.Addr().String(), "endpoints", len(g.endpoints))
 
-	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
@@ -181,10 +266,59 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	})
 	g.drain()
 	serving.Wait()
+	endJournal()
 	stop()
 	feeds.Wait()
 	g.flows.running.Wait()
 	return err
+}
+
+// departTimeout bounds how long a gateway that ends waits until all that is to be told of its connections' ends
+// is told. What is not, is told after the next start.
+const departTimeout = 10 * time.Second
+
+// openJournal makes ready for connections: it opens the journal, if there is one, and settles what an earlier
+// life has left. end waits for what is still to be told, and closes the journal.
+func (g *Gateway) openJournal(ctx context.Context, fail func(error)) (end func(), err error) {
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.life = life
+	if g.presence == nil {
+		return func() {
+			g.awaitDepartures(stop)
+		}, nil
+	}
+	left := g.presence.left()
+	if err := g.presence.open(ctx, g.options); err != nil {
+		stop()
+		return nil, err
+	}
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		if err := g.presence.out.Run(writing); err != nil {
+			fail(err)
+		}
+	}()
+	g.settle(life, left)
+	return func() {
+		g.awaitDepartures(stop)
+		flushing, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		if err := g.presence.out.Flush(flushing); err != nil {
+			g.logger.Warn("gateway: the journal of connections does not close cleanly", "error", err)
+		}
+		cancel()
+		stopWriting()
+		<-written
+	}, nil
+}
+
+// awaitDepartures waits until all is told, or the time is over.
+func (g *Gateway) awaitDepartures(giveUp func()) {
+	timer := time.AfterFunc(departTimeout, giveUp)
+	g.departures.Wait()
+	timer.Stop()
+	giveUp()
 }
 
 // drain closes all connections, in random order.
@@ -194,8 +328,8 @@ func (g *Gateway) drain() {
 	if g.reserved == 0 {
 		close(g.ended)
 	}
-	all := append([]*connection(nil), g.connections...)
 	g.mu.Unlock()
+	all := g.all()
 
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	const pace = 500 * time.Microsecond // between two; with few connections this takes no time
@@ -219,6 +353,20 @@ func (g *Gateway) drain() {
 		c.out.close()
 	}
 	<-g.ended
+}
+
+// all returns the connections of this moment.
+func (g *Gateway) all() []*connection {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.connections)
+}
+
+// connection returns the one with an id, nil if there is none.
+func (g *Gateway) connection(id string) *connection {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.byID[id]
 }
 
 // reserve makes room for a connection. It returns false if there is none, or the gateway is ending.
@@ -250,6 +398,7 @@ func (g *Gateway) admit(c *connection) bool {
 	if !draining {
 		c.index = len(g.connections)
 		g.connections = append(g.connections, c)
+		g.byID[c.id] = c
 	}
 	g.mu.Unlock()
 	if draining {
@@ -271,6 +420,7 @@ func (g *Gateway) forget(c *connection) {
 	g.connections[c.index].index = c.index
 	g.connections[last] = nil
 	g.connections = g.connections[:last]
+	delete(g.byID, c.id)
 	g.mu.Unlock()
 	g.unreserve()
 }

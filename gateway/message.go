@@ -14,12 +14,13 @@ import (
 )
 
 // What a client of the subprotocol may say: one JSON object in each text message, and in it exactly one of
-// subscribe, unsubscribe, update and ping. docs/protocol.md describes it for clients' authors.
+// subscribe, unsubscribe, update, ping and auth. docs/protocol.md describes it for clients' authors.
 type clientMessage struct {
 	Subscribe   *string         `json:"subscribe"` // the name of a new subscription
 	Unsubscribe *string         `json:"unsubscribe"`
 	Update      *string         `json:"update"` // the name of a subscription whose area is replaced
 	Ping        json.RawMessage `json:"ping"`
+	Auth        *string         `json:"auth"` // a token
 
 	To     string       `json:"to"` // an endpoint's path; "": the one that the client connected to
 	Keys   []string     `json:"keys"`
@@ -57,7 +58,12 @@ const maxName = 64
 
 // message implements receiver.
 func (c *connection) message(kind ws.OpCode, payload []byte) {
-	if c.form != v1 {
+	c.throttle()
+	switch {
+	case c.endpoint.api != nil:
+		c.integrate(kind, payload)
+		return
+	case c.form != v1:
 		return // a plain client has nothing to say that is understood
 	}
 	name, err := c.obey(kind, payload)
@@ -86,9 +92,17 @@ func (c *connection) obey(kind ws.OpCode, payload []byte) (name string, err erro
 	if m.Ping != nil {
 		asked++
 	}
+	if m.Auth != nil {
+		asked++
+	}
 	switch {
 	case asked != 1:
-		return name, wrongMessage("a message has exactly one of subscribe, unsubscribe, update and ping")
+		return name, wrongMessage("a message has exactly one of subscribe, unsubscribe, update, ping and auth")
+	case m.Auth != nil:
+		return "", c.authenticate(*m.Auth)
+	case c.waits():
+		c.end(ending{code: statusUnauthorized, reason: "the first message has to bring a token: {\"auth\":TOKEN}", cut: cutUnauthorized})
+		return "", nil
 	case m.Ping != nil:
 		c.answer(append(append([]byte(`{"pong":`), m.Ping...), '}'))
 		return "", nil
@@ -107,17 +121,26 @@ func (c *connection) subscribe(name string, m *clientMessage) error {
 	if m.To != "" {
 		e = c.gateway.endpoints[m.To]
 	}
+	if e != nil && e.api != nil {
+		e = nil // its connections speak another language
+	}
 	switch {
 	case name == "" || len(name) > maxName:
 		return wrongMessage("a subscription has a name of 1 to %d bytes", maxName)
 	case c.named(name) != nil:
 		return millrace.Errorf(millrace.Conflict, "subscribe", "there is a subscription %q already; unsubscribe it first", name)
-	case len(c.subs) >= maxSubscriptions: // only this goroutine changes it
-		return millrace.Errorf(millrace.TooLarge, "subscribe", "a connection has up to %d subscriptions", maxSubscriptions)
 	case e == nil || e.feed == nil:
 		return millrace.Errorf(millrace.NotFound, "subscribe", "there is no endpoint %.100q that has events", m.To)
+	case !c.mayUse(e):
+		return millrace.Errorf(millrace.Denied, "subscribe", "%s asks for another token; connect to it", e.path)
 	}
 	w, err := m.wish()
+	if err == nil && e.inPath() && len(w.keys) == 0 {
+		err = wrongWish("%s is for one key at a time; name it in keys", e.path)
+	}
+	if err == nil {
+		err = c.bind(e, &w)
+	}
 	if err != nil {
 		return err
 	}
@@ -131,18 +154,23 @@ func (c *connection) subscribe(name string, m *clientMessage) error {
 			return err
 		}
 	}
-	c.keep(s)
+	if err := c.limits.Subscribe(1); err != nil {
+		return err
+	}
 	c.answer(append(appendJSONString([]byte(`{"subscribed":`), []byte(name)), '}'))
+	c.start(s, r)
+	return nil
+}
+
+// start begins a subscription of a connection that is open.
+func (c *connection) start(s *subscription, r *replay) {
+	c.keep(s)
 	if r == nil {
 		s.feed.joinLive(s, nil)
 	} else {
 		c.replay(s, r)
 	}
-	return nil
 }
-
-// maxSubscriptions bounds those of one connection.
-const maxSubscriptions = 100
 
 // wish reads what a message asks for.
 func (m *clientMessage) wish() (w wish, err error) {
@@ -174,6 +202,7 @@ func (c *connection) unsubscribe(name string) error {
 	c.mu.Lock()
 	c.subs = slices.DeleteFunc(c.subs, func(other *subscription) bool { return other == s })
 	c.mu.Unlock()
+	c.limits.Unsubscribe(1)
 	c.answer(append(appendJSONString([]byte(`{"unsubscribed":`), []byte(name)), '}'))
 	return nil
 }

@@ -1,6 +1,12 @@
 package gateway
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/auth"
+	"github.com/millrace/millrace/gateway/limit"
+)
 
 // Metrics of the gateway. The label protocol is plain, millrace.v1 or sse.
 type Metrics struct {
@@ -15,6 +21,10 @@ type Metrics struct {
 	replaying   prometheus.Gauge         //
 	queued      prometheus.Gauge         //
 	lag         *prometheus.HistogramVec // endpoint
+
+	auth   *auth.Metrics
+	limits *limit.Metrics
+	apis   *apigateway.Metrics
 }
 
 // NewMetrics registers the gateway's metrics with reg; with nil they work unregistered.
@@ -23,6 +33,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_gateway_" + name, Help: help}, labels)
 	}
 	m := &Metrics{
+		auth: auth.NewMetrics(reg), limits: limit.NewMetrics(reg), apis: apigateway.NewMetrics(reg),
 		connections: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "millrace_gateway_connections", Help: "Clients that are connected.",
 		}, []string{"endpoint", "protocol"}),
@@ -31,7 +42,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		events:   counter("events_total", "Events handed to connections, once for each connection.", "endpoint", "protocol"),
 		bytes:    counter("bytes_total", "Bytes handed to connections, framing included.", "endpoint", "protocol"),
 		cut: counter("cut_total", "Connections that the gateway ended: slow (the queue was full), stalled (took no byte), "+
-			"silent (no pong), protocol (malformed frames), gap (a plain connection cannot be told), unavailable (the stream).", "reason"),
+			"silent (no pong), protocol (malformed frames), gap (a plain connection cannot be told), unavailable (the stream), "+
+			"unauthorized (the token has expired, or none came).", "reason"),
 		gaps:    counter("gaps_total", "Gaps that clients were told of.", "endpoint"),
 		replays: counter("replays_total", "Connections that resumed from a position or a time.", "endpoint"),
 		replaying: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -63,6 +75,8 @@ const (
 	cutProtocol    cutReason = "protocol"
 	cutGap         cutReason = "gap"
 	cutUnavailable cutReason = "unavailable"
+
+	cutUnauthorized cutReason = "unauthorized"
 )
 
 // measure looks up the instances of an endpoint's metrics.

@@ -379,6 +379,13 @@ func (o *outlet) dropQueue() {
 	o.flows.queued(o.waiting() - before)
 }
 
+// isClosing says whether no more frames are taken.
+func (o *outlet) isClosing() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.state != open
+}
+
 // close ends the outlet and its connection at once.
 func (o *outlet) close() {
 	o.mu.Lock()

@@ -55,6 +55,19 @@ func (g *Gateway) look(c *connection, now int64) bool {
 	interval := int64(g.config.Ping)
 	waiting, wrote := c.out.backlog()
 	heard := c.heard.Load()
+	if expires := c.expires.Load(); expires != 0 || c.api != nil {
+		wall := g.now()
+		if expires != 0 && wall.UnixNano() > expires {
+			c.end(ending{code: statusUnauthorized, reason: "the token has expired, or none has come", cut: cutUnauthorized})
+			return false
+		}
+		if c.api != nil {
+			if reason := c.api.overdue(c.endpoint.api.Limits(), wall); reason != "" {
+				c.end(ending{code: ws.StatusGoingAway, reason: reason})
+				return false
+			}
+		}
+	}
 	switch {
 	case waiting > 0 && now-wrote > 2*interval:
 		c.end(ending{

@@ -51,6 +51,12 @@ func (w *wish) setKeys(keys []string) error {
 	return nil
 }
 
+// names says whether a key is among those that are asked for.
+func (w *wish) names(key string) bool {
+	_, found := slices.BinarySearch(w.keys, key)
+	return found
+}
+
 func (w *wish) setPrefix(prefix string) error {
 	switch {
 	case prefix == "":

@@ -289,6 +289,7 @@ func (p *pipeline) addGateway(ctx context.Context) error {
 	}
 	options := gateway.Options{
 		Streams: streams, State: p.state, Page: p.options.page(p.config, p.metrics),
+		Dead: p.streams[config.DeadStream], ProducerMetrics: p.producers, Step: p.step,
 		Logger: p.log, Metrics: gateway.NewMetrics(p.metrics),
 	}
 	if _, err := gateway.New(*c, options); err != nil {

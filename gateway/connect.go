@@ -1,0 +1,209 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace"
+)
+
+// arrival is a request on its way to become a connection.
+type arrival struct {
+	w   http.ResponseWriter
+	r   *http.Request
+	key string // that its path names
+	c   *connection
+
+	first   *subscription // that the request asks for; nil: none, or not yet
+	catchUp *replay       // that first begins with; nil: none
+	further string        // lines for the head of the response
+}
+
+// connect makes a connection of a request. key is what its path names.
+func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, key string, f form) {
+	if e.api != nil {
+		f = plain // whatever subprotocols the client knows: its $connect chooses
+	}
+	a := &arrival{w: w, r: r, key: key, c: &connection{
+		id: newConnectionID(), gateway: g, endpoint: e, form: f,
+		begun: g.now(), remote: g.config.Listener.RemoteAddr(r),
+	}}
+	if f != v1 && e.feed == nil && e.api == nil {
+		g.refuse(w, http.StatusBadRequest, "a client subscribes here by messages: connect a WebSocket with the subprotocol %s", subprotocol)
+		return
+	}
+	if !g.reserve() {
+		g.refuse(w, http.StatusServiceUnavailable, "there is no room for another connection at the moment")
+		return
+	}
+	if !g.identify(a) {
+		g.unreserve()
+		return
+	}
+	if !a.ask() || !g.announce(a) {
+		a.c.limits.Release()
+		g.unreserve()
+		return
+	}
+	if !g.takeOver(a) {
+		g.retract(a)
+		a.c.limits.Release()
+	}
+}
+
+// ask prepares the subscription that the request asks for. It returns false if it has answered the request.
+func (a *arrival) ask() bool {
+	c := a.c
+	if c.waits() || c.endpoint.feed == nil {
+		return true
+	}
+	if err := a.subscribe(a.r.Context()); err != nil {
+		c.gateway.refuseWish(a.w, a.r, c.endpoint, err)
+		return false
+	}
+	return true
+}
+
+// subscribe makes the subscription that the request asks for, and whatever it begins with.
+func (a *arrival) subscribe(ctx context.Context) error {
+	c := a.c
+	want, err := c.wishOf(a.r, a.key)
+	if err != nil {
+		return err
+	}
+	if a.first, err = c.subscription(c.endpoint, "", want); err != nil {
+		return err
+	}
+	if err := c.limits.Subscribe(1); err != nil {
+		return err
+	}
+	if !want.since.live() {
+		a.catchUp, a.further, err = c.gateway.resume(ctx, a.first)
+	}
+	return err
+}
+
+// takeOver makes a connection of the socket under a request. It returns false if that failed; there is nothing
+// left to be answered then, and no room reserved.
+func (g *Gateway) takeOver(a *arrival) bool {
+	c := a.c
+	conn, buffered, err := http.NewResponseController(a.w).Hijack()
+	if err != nil {
+		g.unreserve()
+		g.refuse(a.w, http.StatusInternalServerError, "this connection cannot be taken over: %v", err)
+		return false
+	}
+	before, _ := buffered.Peek(buffered.Reader.Buffered()) // what is there can be peeked at
+	before = slices.Clone(before)
+	var head []byte
+	if c.form == sse {
+		head = sseHead(a.w.Header())
+	} else {
+		head = webSocketHead(a.r, c.form, corsLines(a.w.Header())+a.further)
+	}
+	if c.form == v1 {
+		head = c.appendHello(head)
+	}
+	c.conn = conn
+	giveUpAfter(conn, 2*g.config.Ping)
+	c.out = outlet{
+		conn: conn, raw: rawConn(conn), form: c.form, limit: int(c.endpoint.queue(g.config)),
+		flows: &g.flows, done: c.flushed,
+	}
+	now := g.flows.clock.Load()
+	c.heard.Store(now)
+	c.out.wrote = now
+	if c.waits() {
+		c.waiting.arrival = *a
+		c.waiting.arrival.w = nil
+	}
+	if !g.admit(c) { // the gateway has begun to drain
+		c.out.close()
+		return false
+	}
+	c.open(a.first, head, before, a.catchUp)
+	return true
+}
+
+// wishOf reads what a request asks for. It fails with Invalid, and with Denied if the key that the client may see
+// is not claimed.
+func (c *connection) wishOf(r *http.Request, key string) (w wish, err error) {
+	e := c.endpoint
+	parameter, inQuery := strings.CutPrefix(e.config.Key, "query:")
+	if !inQuery {
+		parameter = ""
+	}
+	if e.api != nil {
+		// Other parameters belong to the application.
+		if keys := r.URL.Query()[parameter]; parameter != "" && len(keys) > 0 {
+			err = w.setKeys(keys)
+		}
+		return w, err
+	}
+	w, err = parseWish(r.URL.RawQuery, parameter, c.form == sse, r.Header.Get("Last-Event-ID"))
+	if err == nil && e.inPath() {
+		err = w.setKeys([]string{key})
+	}
+	if err == nil {
+		err = c.bind(e, &w)
+	}
+	return w, err
+}
+
+// subscription returns a subscription to an endpoint that has not begun yet. It fails with Invalid if the
+// endpoint cannot give what is asked for.
+func (c *connection) subscription(e *endpoint, name string, w wish) (*subscription, error) {
+	switch {
+	case w.since.latest && !e.config.latest():
+		return nil, wrongWish("since=latest is not offered by %s", e.path)
+	case w.area != nil && e.areas == nil:
+		return nil, wrongWish("areas are not offered by %s", e.path)
+	case w.area != nil && c.form == plain:
+		return nil, wrongWish("an area needs the subprotocol %s or an event stream: a plain connection cannot be told that an object has left", subprotocol)
+	}
+	s := &subscription{c: c, endpoint: e, feed: e.feed, wish: w, parts: e.feed.partsOf(w.keys)}
+	s.dialect = dialect{form: c.form.over(len(s.parts)), name: name, deflated: c.deflated}
+	return s, nil
+}
+
+// refuseWish answers a request whose wish cannot be met.
+func (g *Gateway) refuseWish(w http.ResponseWriter, r *http.Request, e *endpoint, err error) {
+	switch millrace.CodeOf(err) {
+	case millrace.Invalid:
+		g.refuse(w, http.StatusBadRequest, "%v", cause(err))
+		return
+	case millrace.Denied:
+		g.refuse(w, http.StatusForbidden, "%v", cause(err))
+		return
+	case millrace.TooLarge:
+		w.Header().Set("Retry-After", "10")
+		g.refuse(w, http.StatusTooManyRequests, "%v", err)
+		return
+	}
+	g.logger.Warn("gateway: a client cannot resume", "endpoint", e.path, "client", r.RemoteAddr, "error", err)
+	g.refuse(w, http.StatusServiceUnavailable, "the stream cannot be read at the moment")
+}
+
+// cause is an error without what was being done, which the client knows.
+func cause(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}
+
+// corsLines are the header lines of a response that opens a WebSocket, which differ from those of an
+// ordinary response.
+func corsLines(h http.Header) string {
+	var lines strings.Builder
+	for _, name := range []string{"Access-Control-Allow-Origin", "Vary"} {
+		if value := h.Get(name); value != "" {
+			fmt.Fprintf(&lines, "%s: %s\r\n", name, value) // without a line break: it came in a header
+		}
+	}
+	return lines.String()
+}

@@ -1,0 +1,103 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/table"
+)
+
+// resumeTimeout bounds looking up where a client wants to begin.
+const resumeTimeout = 5 * time.Second
+
+// resume finds the positions from which a subscription is to be brought to the live edge. For a plain
+// connection, which has no frame to say a gap, further is a header line that says it.
+func (g *Gateway) resume(ctx context.Context, s *subscription) (r *replay, further string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
+	defer cancel()
+	f, from := s.feed, s.since
+	r = newReplay(s)
+	r.notBefore = from.stored
+	s.since = since{} // it holds much memory, and is not needed any more
+	if from.latest {
+		r.fresh = true
+		r.rows, r.at = f.snapshot(s)
+		for i := range r.confirmed {
+			r.confirmed[i] = true
+		}
+		return r, "", nil
+	}
+	for _, i := range s.parts {
+		name := f.parts[i].Name
+		if from.places != nil {
+			r.at[i] = from.places[name] // none: a partition that the client knows nothing of, from its start
+		} else if r.at[i], err = seek(ctx, f.stream, name, from.stored); err != nil {
+			return nil, "", err
+		}
+		if s.form != plain {
+			continue
+		}
+		gap, err := firstGap(ctx, f.stream, name, r.at[i])
+		if err != nil {
+			return nil, "", err
+		}
+		if gap != nil {
+			r.at[i], r.confirmed[i] = gap.First, true
+			s.endpoint.gaps.Inc()
+			further += fmt.Sprintf("Millrace-Gap: after=%q, first=%q, reason=%q\r\n",
+				positionID(name, gap.After), positionID(name, gap.First), gap.Reason)
+		}
+	}
+	return r, further, nil
+}
+
+// snapshot returns the rows of the table from which a subscription chooses, and the places of that moment.
+func (f *feed) snapshot(s *subscription) (rows []*table.Row, at []millrace.Position) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.parts {
+		at = append(at, p.at)
+	}
+	if len(s.keys) == 0 {
+		return f.table.AppendRows(nil), at
+	}
+	for _, key := range s.keys {
+		if row := f.table.Get(key); row != nil {
+			rows = append(rows, row)
+		}
+	}
+	return rows, at
+}
+
+// seek returns the position after which the blocks stored at t or later come. If none is kept that is
+// older than t, that is the very start of the partition: what came after t may have been trimmed,
+// and reading from the start says so.
+func seek(ctx context.Context, s millrace.Stream, partition string, t time.Time) (millrace.Position, error) {
+	at, err := s.Seek(ctx, partition, t)
+	if err != nil {
+		return at, err
+	}
+	first, _, err := s.Bounds(ctx, partition)
+	if err != nil || at.Compare(first) <= 0 {
+		return millrace.Position{}, err
+	}
+	return at, nil
+}
+
+// firstGap returns the gap with which reading after at begins, nil if it begins with none.
+func firstGap(ctx context.Context, s millrace.Stream, partition string, at millrace.Position) (*millrace.Gap, error) {
+	_, end, err := s.Bounds(ctx, partition)
+	if err != nil || at == end || beginsAfter(at, end) {
+		return nil, err
+	}
+	for _, err := range s.Read(ctx, partition, at) {
+		if gap, ok := errors.AsType[*millrace.Gap](err); ok {
+			return gap, nil
+		}
+		return nil, err
+	}
+	return nil, nil
+}
