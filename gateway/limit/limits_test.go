@@ -177,6 +177,7 @@ func TestMessages(t *testing.T) {
 		{a, time.Hour, 20, 100 * time.Millisecond},       //
 		{b, 0, 10, 100 * time.Millisecond},               //
 		{b, -time.Minute, 0, 100 * time.Millisecond},     // a clock that was set back
+		{b, time.Second, 0, 100 * time.Millisecond},      // the address's bucket learns of it now
 		{b, time.Second, 10, 100 * time.Millisecond},
 	} {
 		at.forward(tt.after)
