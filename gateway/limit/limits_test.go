@@ -390,10 +390,11 @@ func TestCounts(t *testing.T) {
 
 // TestSideBySide has many clients at once; in the end nothing is left.
 func TestSideBySide(t *testing.T) {
+	var later atomic.Int64
 	l, err := New(Config{
 		ConnectionsPerAddress: 20, ConnectionsPerToken: 10, SubscriptionsPerConnection: 5, SubscriptionsPerAddress: 50,
 		SubscriptionsPerToken: 30, MessagesPerConnection: Rate{Rate: 1000, Burst: 1}, MessagesPerAddress: Rate{Rate: 1_000_000},
-	}, Options{})
+	}, Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -422,7 +423,7 @@ func TestSideBySide(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	time.Sleep(time.Millisecond) // in which buckets of a million a second fill up
+	later.Store(int64(time.Hour)) // by when all buckets are full
 	for range 10 {
 		admit(t, l, address("192.0.2.1"), "").Release()
 	}
