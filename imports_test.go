@@ -21,6 +21,7 @@ var foreign = map[string][]string{
 	"github.com/nats-io/":      {"stream/nats"},
 	"github.com/goccy/go-yaml": {"config"},
 	"github.com/gobwas/ws":     {"gateway"},
+	"github.com/golang-jwt/":   {"gateway/auth"},
 	"github.com/aws/":          {"source/kinesis", "objectstore/s3", "sink", "gateway/apigateway"},
 	"github.com/caddyserver/":  {"listener"},
 	"github.com/mholt/acmez/":  {"listener"},

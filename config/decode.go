@@ -173,6 +173,7 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string, o option, abov
 		for i, item := range list.Values {
 			itemPath := fmt.Sprintf("%s[%d]", path, i)
 			d.places[itemPath] = placeOf(item)
+			setDefaults(v.Index(i))
 			d.value(item, v.Index(i), itemPath, o, nil)
 		}
 	default:

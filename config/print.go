@@ -78,6 +78,10 @@ func (p *printer) entry(key string, v reflect.Value, path, indent string, o opti
 			p.entry(name, element, join(path, name), indent+"  ", o)
 		}
 	case reflect.Slice:
+		if v.Type().Elem().Kind() == reflect.Struct {
+			p.sections(v, path, indent)
+			return
+		}
 		items := make([]string, v.Len())
 		for i := range items {
 			items[i] = p.scalar(v.Index(i), fmt.Sprintf("%s[%d]", path, i), o)
@@ -85,6 +89,24 @@ func (p *printer) entry(key string, v reflect.Value, path, indent string, o opti
 		p.out.WriteString(" [" + strings.Join(items, ", ") + "]\n")
 	default:
 		p.out.WriteString(" " + p.scalar(v, path, o) + "\n")
+	}
+}
+
+// sections prints a list of structs.
+func (p *printer) sections(v reflect.Value, path, indent string) {
+	if v.Len() == 0 {
+		p.out.WriteString(" []\n")
+		return
+	}
+	p.out.WriteString("\n")
+	for i := range v.Len() {
+		body := printer{hidden: p.hidden}
+		body.structure(v.Index(i), fmt.Sprintf("%s[%d]", path, i), indent+"    ")
+		keys := strings.TrimPrefix(body.out.String(), indent+"    ")
+		if keys == "" {
+			keys = "{}\n"
+		}
+		p.out.WriteString(indent + "  - " + keys)
 	}
 }
 

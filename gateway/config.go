@@ -27,7 +27,7 @@ type Config struct {
 	// browsers and are not held to it.
 	Origins []string `yaml:"origins"`
 	// Auth says who may connect; an endpoint may say otherwise. Everyone if absent.
-	Auth auth.Config `yaml:"auth"`
+	Auth *auth.Config `yaml:"auth"`
 	// Limits bound what one client may take.
 	Limits limit.Config `yaml:"limits"`
 	// Presence writes an event for each connection that comes and goes. None if absent, but for endpoints
@@ -166,12 +166,14 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		return func(path, format string, args ...any) { problem(section+"."+path, format, args...) }
 	}
 	c.Listener.Validate(problem)
-	c.Auth.Validate(below("auth"))
+	if c.Auth != nil {
+		c.Auth.Validate(below("auth"))
+	}
 	c.Limits.Validate(below("limits"))
 	if c.Presence != nil && c.Presence.Into == "" {
 		problem("presence.into", "it is missing; write the name of a stream")
 	}
-	if c.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
+	if c.Auth != nil && c.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
 		problem("auth.token.cookie", "browsers send cookies for pages of every origin, and origins allow all; list the origins, or take the token elsewhere")
 	}
 	if len(c.Endpoints) == 0 && c.Page == "" {

@@ -115,8 +115,11 @@ func (g *Gateway) furnish() (err error) {
 	if g.limits, err = limit.New(g.config.Limits, limit.Options{Now: o.Now, Metrics: o.Metrics.limits}); err != nil {
 		return err
 	}
-	guard := func(c auth.Config) (*auth.Guard, error) {
-		made, err := auth.New(c, auth.Options{Logger: o.Logger, Now: o.Now, Metrics: o.Metrics.auth})
+	guard := func(c *auth.Config) (*auth.Guard, error) {
+		if c == nil {
+			c = &auth.Config{} // everyone may
+		}
+		made, err := auth.New(*c, auth.Options{Logger: o.Logger, Now: o.Now, Metrics: o.Metrics.auth})
 		g.guards = append(g.guards, made)
 		return made, err
 	}
@@ -141,7 +144,7 @@ func (g *Gateway) furnish() (err error) {
 		e.measure(o.Metrics)
 		g.endpoints[path] = e
 		if config.Auth != nil {
-			if e.guard, err = guard(*config.Auth); err != nil {
+			if e.guard, err = guard(config.Auth); err != nil {
 				return err
 			}
 		}

@@ -280,3 +280,20 @@ func TestCacheIsBounded(t *testing.T) {
 		t.Errorf("the oldest that may be kept is there: %t; the one before: %t", oldest, gone)
 	}
 }
+
+// TestNobodyListens has neither the callback nor the key set there: what is logged holds no URL's query.
+func TestNobodyListens(t *testing.T) {
+	server := httptest.NewServer(nil)
+	url := server.URL + "/?secret=s3cr3t"
+	server.Close()
+	logger, text := logged()
+	c := callbackConfig(url)
+	c.JWT = jwksConfig(url).JWT
+	g := newGuard(t, c, Options{Logger: logger})
+	start(t, g)
+	d := denies(t, g, "the-token-itself", 503, "cannot be checked")
+	g.jwt.set.refresh(context.Background())
+	if logged := text.String() + d.Error(); strings.Contains(logged, "s3cr3t") || strings.Count(logged, "refused") < 2 {
+		t.Errorf("logged:\n%s", logged)
+	}
+}

@@ -119,7 +119,7 @@ type Token struct {
 	// as the gateway's origins are exact: never with "*". None if absent.
 	Cookie string `yaml:"cookie"`
 	// Message takes the token as first message of a millrace.v1 connection, {"auth": "TOKEN"}, if the
-	// request has none. Default false.
+	// request has none; a callback, too, is asked only then. Default false.
 	Message bool `yaml:"message"`
 }
 

@@ -270,3 +270,24 @@ func TestValidate(t *testing.T) {
 		})
 	}
 }
+
+func TestChallengesAreHeaders(t *testing.T) {
+	d := &Denied{Status: 401, Reason: "no \"ünïcode\"\r\n\\", given: true}
+	if got, want := d.Challenge(), `Bearer realm="millrace", error="invalid_token", error_description="no ''n'code''''"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := (&Denied{Status: 403, Reason: "no"}).Challenge(); got != "" {
+		t.Errorf("403 has the challenge %s", got)
+	}
+}
+
+func TestWhatTheGatewayHasToKnow(t *testing.T) {
+	c := Config{APIKeys: []APIKey{{Name: "web", Key: "0123456789abcdef"}}}
+	if c.UsesCookie() || c.TokenHeader() != "Authorization" {
+		t.Errorf("cookie %t, header %s", c.UsesCookie(), c.TokenHeader())
+	}
+	c.Token = Token{Cookie: "session", Header: "x-api-key"}
+	if !c.UsesCookie() || c.TokenHeader() != "X-Api-Key" {
+		t.Errorf("cookie %t, header %s", c.UsesCookie(), c.TokenHeader())
+	}
+}

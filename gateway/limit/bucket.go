@@ -31,6 +31,10 @@ func (b *bucket) take(r rate, now time.Time) (wait time.Duration, ok bool) {
 	t := now.UnixNano()
 	for {
 		old := b.fullAt.Load()
+		if old > t+r.whole { // emptier than empty: the clock was set back
+			b.fullAt.CompareAndSwap(old, t+r.whole)
+			continue
+		}
 		next := max(old, t) + r.every
 		if over := next - t - r.whole; over > 0 {
 			return time.Duration(over), false

@@ -18,7 +18,7 @@ type Config struct {
 	SubscriptionsPerAddress int `yaml:"subscriptions_per_address"`
 	// SubscriptionsPerToken bounds the subscriptions of all connections of a token. Default 0.
 	SubscriptionsPerToken int `yaml:"subscriptions_per_token"`
-	// MessagesPerConnection bounds the messages that a connection sends. Default {rate: 100, burst: 200}.
+	// MessagesPerConnection bounds the messages that a connection sends. Default rate 100, burst 200.
 	MessagesPerConnection Rate `yaml:"messages_per_connection"`
 	// MessagesPerAddress bounds the messages of all connections of an address. Default 0.
 	MessagesPerAddress Rate `yaml:"messages_per_address"`
@@ -30,7 +30,7 @@ type Config struct {
 type Rate struct {
 	// Rate is messages per second; 0 is no limit.
 	Rate int `yaml:"rate"`
-	// Burst is how many may come at once. Default: Rate.
+	// Burst is how many may come at once; 0 is as many as Rate. Default 0.
 	Burst int `yaml:"burst"`
 }
 

@@ -59,8 +59,8 @@ func (c *Connection) Unsubscribe(n int) {
 	}
 }
 
-// Message says whether a message that came now may be looked at, and if not, after how long the next one
-// may. A message that is not allowed takes nothing.
+// Message says whether a message that came now may be looked at, and if not, after how long at the earliest
+// the next one may. A message that is not allowed takes nothing.
 func (c *Connection) Message(now time.Time) (retryAfter time.Duration, allowed bool) {
 	l := c.limits
 	if wait, ok := c.bucket.take(l.bucket, now); !ok {
