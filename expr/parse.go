@@ -408,14 +408,22 @@ func (p *parser) compilePattern(n *node) *mistake {
 	if pattern.op != opLiteral {
 		return pattern.wrong("the regular expression must be a string in quotes, as in matches(route, \"^[0-9]+$\")")
 	}
-	parsed, err := syntax.Parse(pattern.value.text, syntax.Perl)
+	const classCost = 50 // of parsing one such as \pL, in which are hundreds of ranges
+	text := pattern.value.text
+	large := func() *mistake {
+		return pattern.wrong("the regular expressions have more than %d instructions, repetitions counted out; write shorter ones", MaxPattern)
+	}
+	if p.pattern += classCost * (strings.Count(text, `\p`) + strings.Count(text, `\P`)); p.pattern > MaxPattern {
+		return large()
+	}
+	parsed, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
 		return pattern.wrong("the regular expression is not in RE2's syntax: %v", err)
 	}
 	if p.pattern += size(parsed); p.pattern > MaxPattern {
-		return pattern.wrong("the regular expressions have more than %d instructions, repetitions counted out; write shorter ones", MaxPattern)
+		return large()
 	}
-	if n.pattern, err = regexp.Compile(pattern.value.text); err != nil {
+	if n.pattern, err = regexp.Compile(text); err != nil {
 		return pattern.wrong("the regular expression cannot be used: %v", err)
 	}
 	return nil
@@ -424,36 +432,32 @@ func (p *parser) compilePattern(n *node) *mistake {
 // size estimates the instructions of a regular expression, once its repetitions are counted out. It stops
 // counting far beyond MaxPattern.
 func size(re *syntax.Regexp) int {
-	const runesPerInstruction = 16 // by memory
+	const runesPerInstruction = 64
 	n := 1 + len(re.Rune)/runesPerInstruction
-	if re.Op == syntax.OpLiteral {
+	switch re.Op {
+	case syntax.OpLiteral:
 		n = len(re.Rune)
+	case syntax.OpConcat, syntax.OpRepeat:
+		n = 0
 	}
 	for _, sub := range re.Sub {
 		n = min(n+size(sub), 1<<20)
 	}
 	if re.Op == syntax.OpRepeat {
-		n *= max(re.Min, re.Max, 1)
+		n *= max(re.Min, re.Max, 1) // at most 1000 at a time
 	}
 	return min(n, 1<<20)
 }
 
-// operate makes a node of an operator and checks its operands. It puts chains of && and of || together.
+// operate makes a node of an operator and checks its operands.
 func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
-	n := &node{op: o, kind: aBool, column: column}
-	for _, arg := range args {
-		if (o == opAnd || o == opOr) && arg.op == o {
-			n.args = append(n.args, arg.args...)
-		} else {
-			n.args = append(n.args, arg)
-		}
-	}
+	n := &node{op: o, kind: aBool, args: args, column: column}
 	switch o {
-	case opAnd, opOr, opNot:
-		for _, arg := range args {
-			if m := p.condition(arg); m != nil {
-				return nil, m
-			}
+	case opAnd, opOr:
+		return p.chain(n)
+	case opNot:
+		if m := p.condition(args[0]); m != nil {
+			return nil, m
 		}
 	case opEqual, opUnequal:
 		if m := n.checkEqual(args[1]); m != nil {
@@ -496,11 +500,40 @@ func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
 	return p.measured(n)
 }
 
+// chain joins what && or || connects into one node, also where there were parentheses. A long chain grows
+// its first node, which nobody else has.
+func (p *parser) chain(n *node) (*node, *mistake) {
+	left, right := n.args[0], n.args[1]
+	for _, arg := range n.args {
+		if m := p.condition(arg); m != nil {
+			return nil, m
+		}
+	}
+	if left.op == n.op {
+		n = left
+	} else {
+		n.args = []*node{left}
+		n.height = left.height + 1
+	}
+	if right.op == n.op {
+		n.args = append(n.args, right.args...)
+		n.height = max(n.height, right.height)
+	} else {
+		n.args = append(n.args, right)
+		n.height = max(n.height, right.height+1)
+	}
+	return p.bounded(n)
+}
+
 // measured sets the node's height.
 func (p *parser) measured(n *node) (*node, *mistake) {
 	for _, arg := range n.args {
 		n.height = max(n.height, arg.height+1)
 	}
+	return p.bounded(n)
+}
+
+func (p *parser) bounded(n *node) (*node, *mistake) {
 	if n.height > MaxDepth {
 		return nil, n.wrong("more than %d operators and functions within each other; write a simpler expression", MaxDepth)
 	}
