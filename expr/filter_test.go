@@ -302,3 +302,27 @@ func TestShared(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// TestDocumented compiles the examples of the manual, and compares its errors.
+func TestDocumented(t *testing.T) {
+	rows, examples, inExamples := 0, 0, false
+	for i, line := range lines(t, "../docs/expressions.md") {
+		cells := strings.Split(line, " | ")
+		switch {
+		case strings.HasPrefix(line, "```"):
+			inExamples = !inExamples
+		case inExamples:
+			examples++
+			mustCompile(t, line)
+		case len(cells) == 2 && strings.Contains(cells[1], "column "):
+			rows++
+			want := strings.TrimSuffix(cells[1], " |")
+			if _, err := Compile(strings.Trim(cells[0], "|` ")); err == nil || !strings.HasSuffix(err.Error(), want) {
+				t.Errorf("line %d says %s, and it is %v", i+1, want, err)
+			}
+		}
+	}
+	if rows < 4 || examples < 6 {
+		t.Errorf("found %d errors and %d examples; has the page another shape?", rows, examples)
+	}
+}
