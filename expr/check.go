@@ -119,6 +119,12 @@ func (p *parser) checkCall(n *node) *mistake {
 		}
 	}
 	switch n.call.name {
+	case "contains", "matches", "lower", "upper", "length":
+		if m := p.scan(n); m != nil {
+			return m
+		}
+	}
+	switch n.call.name {
 	case "coalesce":
 		n.kind = n.args[0].kind
 		for _, arg := range n.args {
@@ -134,6 +140,15 @@ func (p *parser) checkCall(n *node) *mistake {
 		}
 	case "matches":
 		return p.compilePattern(n)
+	}
+	return nil
+}
+
+// scan counts what takes time for each byte of a large event, and may come from a client.
+func (p *parser) scan(n *node) *mistake {
+	if p.scans++; p.scans > MaxScans {
+		return n.wrong("contains, matches, lower, upper, length and in (a field) stand here more than %d times; "+
+			"write a list behind in, or one regular expression for several", MaxScans)
 	}
 	return nil
 }

@@ -60,6 +60,6 @@
 // The fields of an expression are found in one pass over the data, by package jsonpath, when the first is
 // asked for: not at all if columns decide. The pass ends at the last field that is there; data in which
 // it meets a fault has no fields. An evaluation visits each operation at most once, and an operation
-// takes time linear in the event; MaxText, MaxDepth, MaxFields and MaxPattern bound the rest. An
+// takes time linear in the event; the constants bound the rest. An
 // evaluator that has warmed up does not allocate, except for data nested more than 64 deep.
 package expr

@@ -116,8 +116,10 @@ func (e *Evaluator) length(n *node) value {
 		return computed(float64(utf8.RuneCountInString(v.text)))
 	case anArray:
 		count := 0
-		for range jsonpath.Elements(bytesOf(v.text)) {
-			count++
+		for _, err := range jsonpath.Elements(bytesOf(v.text)) {
+			if err == nil { // always: the array was found in one piece
+				count++
+			}
 		}
 		return computed(float64(count))
 	default:

@@ -19,6 +19,7 @@ type parser struct {
 	index   map[string]int // of fields
 	needs   block.Sections
 	pattern int // instructions of all regular expressions
+	scans   int // operations that read a whole string or array
 }
 
 // maxOpen bounds the recursion. The canonical form of what is not over MaxDepth needs two for each
@@ -390,6 +391,9 @@ func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
 		if args[1].op != opList {
 			if args[1].kind != anything {
 				return nil, args[1].wrong("%s is %s; behind in stands a list, as in [1, 2], or a field that holds one", excerpt(args[1]), args[1].kind)
+			}
+			if m := p.scan(n); m != nil {
+				return nil, m
 			}
 			break
 		}
