@@ -288,6 +288,21 @@ func TestLetsGo(t *testing.T) {
 	}
 }
 
+// TestScratch: operations one after the other, and within each other, use the memory of one.
+func TestScratch(t *testing.T) {
+	ev := millrace.Event{Data: []byte(`{"a":"` + strings.Repeat("Ab", 500) + `"}`)}
+	for _, text := range []string{
+		strings.Repeat(`lower(a) == "x" || `, 30) + "b",
+		strings.Repeat(`length(lower(a)) + `, 15) + "1 == 0",
+		`length(` + strings.Repeat("lower(upper(", 15) + "a" + strings.Repeat(")", 31) + ` == 0`,
+	} {
+		e := mustCompile(t, text).Evaluator()
+		if e.MatchEvent(&ev); cap(e.scratch) == 0 || cap(e.scratch) > 5000 {
+			t.Errorf("%.30s...: %d bytes of scratch for a string of 1000", text, cap(e.scratch))
+		}
+	}
+}
+
 // TestShared evaluates one filter in several goroutines; the race detector watches.
 func TestShared(t *testing.T) {
 	f := mustCompile(t, `lower(name) == "grüße" && matches(updated_at, "^2026") && speed >= 0 && $key != "x"`)
