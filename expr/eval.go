@@ -2,6 +2,7 @@ package expr
 
 import (
 	"math"
+	"slices"
 
 	"github.com/millrace/millrace/jsonpath"
 )
@@ -17,12 +18,7 @@ func (e *Evaluator) test(n *node) bool {
 		}
 		return true
 	case opOr:
-		for _, arg := range n.args {
-			if e.test(arg) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(n.args, e.test)
 	case opNot:
 		return !e.test(n.args[0])
 	case opEqual, opUnequal, opLess, opLessEqual, opGreater, opGreaterEqual, opIn, opNotIn:
@@ -85,7 +81,10 @@ func (e *Evaluator) in(v value, list *node) bool {
 		return false
 	}
 	mark := len(e.scratch)
-	for raw := range jsonpath.Elements(bytesOf(array.text)) {
+	for raw, err := range jsonpath.Elements(bytesOf(array.text)) {
+		if err != nil {
+			return false // never: the array was found in one piece
+		}
 		element := jsonpath.Value{Raw: raw, Kind: jsonpath.KindOf(raw)}
 		item := ofJSON(element)
 		if element.Escaped() {

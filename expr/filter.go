@@ -16,6 +16,7 @@ const (
 	MaxDepth   = 32   // operators and functions within each other
 	MaxFields  = 64   // distinct fields of the data
 	MaxPattern = 1000 // instructions of all regular expressions together
+	MaxScans   = 32   // operations that read a whole string or array: contains, matches, lower, upper, length, in a field
 )
 
 // Filter is a compiled expression. It is immutable and may be used by several goroutines at a time.

@@ -116,8 +116,10 @@ func (e *Evaluator) length(n *node) value {
 		return computed(float64(utf8.RuneCountInString(v.text)))
 	case anArray:
 		count := 0
-		for range jsonpath.Elements(bytesOf(v.text)) {
-			count++
+		for _, err := range jsonpath.Elements(bytesOf(v.text)) {
+			if err == nil { // always: the array was found in one piece
+				count++
+			}
 		}
 		return computed(float64(count))
 	default:
@@ -164,7 +166,8 @@ func (e *Evaluator) extreme(n *node) value {
 	return best
 }
 
-// distance on the sphere (haversine), in metres; null unless the latitudes are within 90 degrees.
+// distance on the sphere (haversine), in metres; null unless the latitudes lie within 90
+// degrees and the longitudes within 360, so that both -180 to 180 and 0 to 360 will do.
 func (e *Evaluator) distance(n *node) value {
 	const radius = 6371008.8 // the mean one of WGS 84
 	var at [4]float64
@@ -173,7 +176,7 @@ func (e *Evaluator) distance(n *node) value {
 		if !ok {
 			return value{}
 		}
-		if i%2 == 0 && math.Abs(f) > 90 {
+		if most := [...]float64{90, 360}[i%2]; math.Abs(f) > most {
 			return value{}
 		}
 		at[i] = f * math.Pi / 180

@@ -232,7 +232,7 @@ func (m maker) sum(depth int) string {
 	case 1:
 		return m.one("abs", "round", "min") + "(" + a + ")"
 	case 2:
-		return "round(distance(" + a + "," + b + ",1,2))"
+		return "round(distance(" + a + "," + b + ",1,2) / 1000)" // the oracle has another formula
 	case 3:
 		return "-(" + a + ")"
 	default:

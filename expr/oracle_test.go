@@ -280,7 +280,7 @@ func (o oracle) call(n *node) any {
 		}
 		return best
 	default:
-		if math.Abs(numbers[0]) > 90 || math.Abs(numbers[2]) > 90 {
+		if math.Abs(numbers[0]) > 90 || math.Abs(numbers[2]) > 90 || math.Abs(numbers[1]) > 360 || math.Abs(numbers[3]) > 360 {
 			return nil
 		}
 		// The angle between two vectors: exact enough to tell a wrong formula, not to compare equal.

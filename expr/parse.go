@@ -2,8 +2,6 @@ package expr
 
 import (
 	"fmt"
-	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +19,7 @@ type parser struct {
 	index   map[string]int // of fields
 	needs   block.Sections
 	pattern int // instructions of all regular expressions
+	scans   int // operations that read a whole string or array
 }
 
 // maxOpen bounds the recursion. The canonical form of what is not over MaxDepth needs two for each
@@ -374,86 +373,15 @@ func (p *parser) function(t token) (*node, *mistake) {
 	return p.measured(n)
 }
 
-func (p *parser) checkCall(n *node) *mistake {
-	for i, arg := range n.args {
-		switch want := n.call.takes[min(i, len(n.call.takes)-1)]; {
-		case arg.kind == want, arg.kind == anything, want == anything, want == aNumber && arg.kind == aTime:
-		default:
-			return arg.wrong("%s is %s; write %s", excerpt(arg), arg.kind, n.call.shape)
-		}
-	}
-	switch n.call.name {
-	case "coalesce":
-		n.kind = n.args[0].kind
-		for _, arg := range n.args {
-			if arg.kind != n.kind {
-				n.kind = anything
-			}
-		}
-	case "exists":
-		switch n.args[0].op {
-		case opField, opAttribute, opKey, opID, opType, opTime, opDeleted:
-		default:
-			return n.args[0].wrong("%s is no name; exists asks for a field, as in exists(speed)", excerpt(n.args[0]))
-		}
-	case "matches":
-		return p.compilePattern(n)
-	}
-	return nil
-}
-
-// compilePattern compiles the regular expression of a call of matches, if it is not too large.
-func (p *parser) compilePattern(n *node) *mistake {
-	pattern := n.args[1]
-	if pattern.op != opLiteral {
-		return pattern.wrong("the regular expression must be a string in quotes, as in matches(route, \"^[0-9]+$\")")
-	}
-	parsed, err := syntax.Parse(pattern.value.text, syntax.Perl)
-	if err != nil {
-		return pattern.wrong("the regular expression is not in RE2's syntax: %v", err)
-	}
-	if p.pattern += size(parsed); p.pattern > MaxPattern {
-		return pattern.wrong("the regular expressions have more than %d instructions, repetitions counted out; write shorter ones", MaxPattern)
-	}
-	if n.pattern, err = regexp.Compile(pattern.value.text); err != nil {
-		return pattern.wrong("the regular expression cannot be used: %v", err)
-	}
-	return nil
-}
-
-// size estimates the instructions of a regular expression, once its repetitions are counted out. It stops
-// counting far beyond MaxPattern.
-func size(re *syntax.Regexp) int {
-	const runesPerInstruction = 16 // by memory
-	n := 1 + len(re.Rune)/runesPerInstruction
-	if re.Op == syntax.OpLiteral {
-		n = len(re.Rune)
-	}
-	for _, sub := range re.Sub {
-		n = min(n+size(sub), 1<<20)
-	}
-	if re.Op == syntax.OpRepeat {
-		n *= max(re.Min, re.Max, 1)
-	}
-	return min(n, 1<<20)
-}
-
-// operate makes a node of an operator and checks its operands. It puts chains of && and of || together.
+// operate makes a node of an operator and checks its operands.
 func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
-	n := &node{op: o, kind: aBool, column: column}
-	for _, arg := range args {
-		if (o == opAnd || o == opOr) && arg.op == o {
-			n.args = append(n.args, arg.args...)
-		} else {
-			n.args = append(n.args, arg)
-		}
-	}
+	n := &node{op: o, kind: aBool, args: args, column: column}
 	switch o {
-	case opAnd, opOr, opNot:
-		for _, arg := range args {
-			if m := p.condition(arg); m != nil {
-				return nil, m
-			}
+	case opAnd, opOr:
+		return p.chain(n)
+	case opNot:
+		if m := p.condition(args[0]); m != nil {
+			return nil, m
 		}
 	case opEqual, opUnequal:
 		if m := n.checkEqual(args[1]); m != nil {
@@ -463,6 +391,9 @@ func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
 		if args[1].op != opList {
 			if args[1].kind != anything {
 				return nil, args[1].wrong("%s is %s; behind in stands a list, as in [1, 2], or a field that holds one", excerpt(args[1]), args[1].kind)
+			}
+			if m := p.scan(n); m != nil {
+				return nil, m
 			}
 			break
 		}
@@ -496,114 +427,42 @@ func (p *parser) operate(o op, column int, args ...*node) (*node, *mistake) {
 	return p.measured(n)
 }
 
+// chain joins what && or || connects into one node, also where there were parentheses. A long chain grows
+// its first node, which nobody else has.
+func (p *parser) chain(n *node) (*node, *mistake) {
+	left, right := n.args[0], n.args[1]
+	for _, arg := range n.args {
+		if m := p.condition(arg); m != nil {
+			return nil, m
+		}
+	}
+	if left.op == n.op {
+		n = left
+	} else {
+		n.args = []*node{left}
+		n.height = left.height + 1
+	}
+	if right.op == n.op {
+		n.args = append(n.args, right.args...)
+		n.height = max(n.height, right.height)
+	} else {
+		n.args = append(n.args, right)
+		n.height = max(n.height, right.height+1)
+	}
+	return p.bounded(n)
+}
+
 // measured sets the node's height.
 func (p *parser) measured(n *node) (*node, *mistake) {
 	for _, arg := range n.args {
 		n.height = max(n.height, arg.height+1)
 	}
+	return p.bounded(n)
+}
+
+func (p *parser) bounded(n *node) (*node, *mistake) {
 	if n.height > MaxDepth {
 		return nil, n.wrong("more than %d operators and functions within each other; write a simpler expression", MaxDepth)
 	}
 	return n, nil
 }
-
-// condition checks what must be true or false.
-func (p *parser) condition(n *node) *mistake {
-	if n.kind == aBool || n.kind == anything {
-		return nil
-	}
-	return n.wrong("%s is %s, not a condition; write a comparison, such as %s", excerpt(n), n.kind, example(n))
-}
-
-func example(n *node) string {
-	switch n.kind {
-	case aNumber:
-		return excerpt(n) + " > 0"
-	case aTime:
-		return excerpt(n) + ` > "2026-01-31T12:00:00Z"`
-	case aString:
-		if n.op != opLiteral {
-			return excerpt(n) + ` == "text"`
-		}
-	}
-	return "speed > 80"
-}
-
-// checkEqual checks that the operands of == or != can be equal at all; at is the one to complain about.
-func (n *node) checkEqual(at *node) *mistake {
-	a, b := n.args[0], n.args[1]
-	switch {
-	case a.kind == anything, b.kind == anything, a.kind == nullLiteral, b.kind == nullLiteral, a.kind == b.kind:
-		return nil
-	case a.kind == aTime || b.kind == aTime:
-		return n.checkTime()
-	}
-	hint := ""
-	if number, str := pick(a, b, aNumber), pick(a, b, aString); number != nil && str != nil {
-		if number.op == opLiteral {
-			hint = `; write "` + number.text + `"`
-		} else if str.op == opLiteral {
-			hint = "; write the number without quotes"
-		}
-	}
-	return at.wrong("%s is %s and %s is %s: they are never equal%s", excerpt(a), a.kind, excerpt(b), b.kind, hint)
-}
-
-// pick returns the one that is of a kind, nil if none is.
-func pick(a, b *node, k kind) *node {
-	switch k {
-	case a.kind:
-		return a
-	case b.kind:
-		return b
-	default:
-		return nil
-	}
-}
-
-func (n *node) checkOrder() *mistake {
-	for _, arg := range n.args {
-		switch arg.kind {
-		case anything, aNumber, aString, aTime:
-		case aBool:
-			return arg.wrong("%s is true or false, which has no order; write parentheses around the comparison that is meant", excerpt(arg))
-		default:
-			return arg.wrong("%s is %s, which has no order; write == or !=", excerpt(arg), arg.kind)
-		}
-	}
-	a, b := n.args[0], n.args[1]
-	switch {
-	case a.kind == anything, b.kind == anything, a.kind == b.kind:
-		return nil
-	case a.kind == aTime, b.kind == aTime:
-		return n.checkTime()
-	default:
-		return b.wrong("%s is %s and %s is %s: they have no order", excerpt(a), a.kind, excerpt(b), b.kind)
-	}
-}
-
-// checkTime checks what a time is compared with, and reads it if it is a literal.
-func (n *node) checkTime() *mistake {
-	for i, arg := range n.args {
-		switch {
-		case arg.kind == aTime, arg.kind == aNumber:
-		case arg.kind != aString:
-			return arg.wrong("%s is %s; a time compares with a string in RFC 3339 or with Unix milliseconds", excerpt(arg), arg.kind)
-		case arg.op == opLiteral:
-			t, ok := parseTime(arg.value.text)
-			if !ok {
-				return arg.wrong(`%s is not a time; write it as "2026-01-31T12:00:00Z"`, arg.text)
-			}
-			if year := t.UTC().Year(); year < 1678 || year > 2261 {
-				return arg.wrong("%s is out of range; event times lie between the years 1678 and 2261", arg.text)
-			}
-			known := *arg // which is printed as it was
-			known.value = value{kind: aTime, nano: t.UnixNano()}
-			n.args[i] = &known
-		}
-	}
-	return nil
-}
-
-// excerpt returns a node as messages name it.
-func excerpt(n *node) string { return clip(n.String()) }
