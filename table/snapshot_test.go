@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // goldenModel is a table's content: rows of two partitions, attributes, empty texts, an event without a time.
 func goldenModel(rows int) *model {
 	m := &model{places: map[string]millrace.Position{}}
-	for i := range rows {
+	for i := range rows { // each of another key, so that there is nothing to replace
 		e := event(fmt.Sprintf("k%d", i), i)
 		switch i % 3 {
 		case 1:
@@ -34,7 +34,10 @@ func goldenModel(rows int) *model {
 		case 2:
 			e = millrace.Event{Key: e.Key}
 		}
-		m.apply(fmt.Sprint(i%2), millrace.Position{Block: millrace.BlockName("1kv0abcde", uint64(i/4)), Event: uint32(i%4) + 1}, e)
+		row := Row{Event: e, Partition: fmt.Sprint(i % 2)}
+		row.At = millrace.Position{Block: millrace.BlockName("1kv0abcde", uint64(i/4)), Event: uint32(i%4) + 1}
+		m.rows = append(m.rows, row)
+		m.places[row.Partition] = row.At
 	}
 	m.places["1"] = millrace.Position{Block: millrace.BlockName("1kv0abcde", uint64(rows))}
 	return m
@@ -153,7 +156,7 @@ func TestManyRecords(t *testing.T) {
 	large.Data = bytes.Repeat([]byte("0123456789"), 3*recordBytes/10)
 	for range 3 {
 		large.Key += "x"
-		m.apply("0", millrace.Position{Block: "b", Event: 1}, large)
+		m.rows = append(m.rows, Row{Event: large, Partition: "0", At: millrace.Position{Block: "b", Event: 1}})
 	}
 	table, err := Read(bytes.NewReader(snapshotOf(t, m.table(t, Options{}))), Options{})
 	if err != nil {
