@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -46,15 +47,25 @@ func goldenModel(rows int) *model {
 // table puts a model into a table.
 func (m *model) table(t testing.TB, o Options) *Table {
 	table := New(o)
+	m.applyTo(t, table)
+	return table
+}
+
+func (m *model) applyTo(t testing.TB, table *Table) {
 	var r block.Reader
-	for i := range m.rows {
-		load(t, &r, m.rows[i].Event)
-		table.Apply(m.rows[i].Partition, m.rows[i].At, &r, 0)
+	for rows := range slices.Chunk(m.rows, 500) {
+		var events []millrace.Event
+		for i := range rows {
+			events = append(events, rows[i].Event)
+		}
+		load(t, &r, events...)
+		for i := range rows {
+			table.Apply(rows[i].Partition, rows[i].At, &r, i)
+		}
 	}
 	for partition, at := range m.places {
 		table.Moved(partition, at)
 	}
-	return table
 }
 
 func snapshotOf(t testing.TB, table *Table) []byte {
@@ -130,13 +141,7 @@ func TestDeterministic(t *testing.T) {
 	}
 	load(t, &r, deleted("gone", 1))
 	table.Apply("0", millrace.Position{Block: "b", Event: 3}, &r, 0)
-	for i := range m.rows {
-		load(t, &r, m.rows[i].Event)
-		table.Apply(m.rows[i].Partition, m.rows[i].At, &r, 0)
-	}
-	for partition, at := range m.places {
-		table.Moved(partition, at)
-	}
+	m.applyTo(t, table)
 	if !bytes.Equal(snapshotOf(t, table), plain) {
 		t.Error("tables of the same content have different snapshots")
 	}

@@ -212,8 +212,13 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+var raceDetector bool
+
 // TestMemory: what Bytes says is what the rows take, and no row keeps its block.
 func TestMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own, and a lot of time")
+	}
 	const keys = 20_000
 	for _, length := range []int{20, 200, 1000} {
 		table, heap := fill(t, keys, length, nil)
