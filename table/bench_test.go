@@ -14,10 +14,17 @@ import (
 
 const benchKeys = 100_000
 
-// benchTable has events of 200 bytes that compress about as JSON does.
+// benchTable has events of 200 bytes that compress about as JSON does, updated in another order than that in
+// which their keys came.
 func benchTable(b *testing.B) (*Table, []millrace.Block) {
-	var blocks []millrace.Block
-	r := rand.New(rand.NewPCG(1, 2))
+	t, r := New(Options{}), rand.New(rand.NewPCG(1, 2))
+	apply(b, t, benchBlocks(b, r), benchKeys)
+	blocks := benchBlocks(b, r)
+	apply(b, t, blocks, benchKeys)
+	return t, blocks
+}
+
+func benchBlocks(b *testing.B, r *rand.Rand) (blocks []millrace.Block) {
 	var events []millrace.Event
 	for _, k := range r.Perm(benchKeys) {
 		e := event(fmt.Sprintf("vehicle/%06d", k), k)
@@ -32,9 +39,7 @@ func benchTable(b *testing.B) (*Table, []millrace.Block) {
 			events = events[:0]
 		}
 	}
-	t := New(Options{})
-	apply(b, t, blocks, benchKeys)
-	return t, blocks
+	return blocks
 }
 
 // apply applies n events.
@@ -122,7 +127,7 @@ func BenchmarkRead(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	const keys = 1_000_000
 	for b.Loop() {
-		t, heap := fill(b, keys, 200)
+		t, heap := fill(b, keys, 200, nil)
 		text := int64(0)
 		for row := range t.Rows {
 			text += size(row) - rowBytes

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -26,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // goldenModel is a table's content: rows of two partitions, attributes, empty texts, an event without a time.
 func goldenModel(rows int) *model {
 	m := &model{places: map[string]millrace.Position{}}
-	for i := range rows {
+	for i := range rows { // each of another key, so that there is nothing to replace
 		e := event(fmt.Sprintf("k%d", i), i)
 		switch i % 3 {
 		case 1:
@@ -34,7 +35,10 @@ func goldenModel(rows int) *model {
 		case 2:
 			e = millrace.Event{Key: e.Key}
 		}
-		m.apply(fmt.Sprint(i%2), millrace.Position{Block: millrace.BlockName("1kv0abcde", uint64(i/4)), Event: uint32(i%4) + 1}, e)
+		row := Row{Event: e, Partition: fmt.Sprint(i % 2)}
+		row.At = millrace.Position{Block: millrace.BlockName("1kv0abcde", uint64(i/4)), Event: uint32(i%4) + 1}
+		m.rows = append(m.rows, row)
+		m.places[row.Partition] = row.At
 	}
 	m.places["1"] = millrace.Position{Block: millrace.BlockName("1kv0abcde", uint64(rows))}
 	return m
@@ -43,15 +47,25 @@ func goldenModel(rows int) *model {
 // table puts a model into a table.
 func (m *model) table(t testing.TB, o Options) *Table {
 	table := New(o)
+	m.applyTo(t, table)
+	return table
+}
+
+func (m *model) applyTo(t testing.TB, table *Table) {
 	var r block.Reader
-	for i := range m.rows {
-		load(t, &r, m.rows[i].Event)
-		table.Apply(m.rows[i].Partition, m.rows[i].At, &r, 0)
+	for rows := range slices.Chunk(m.rows, 500) {
+		var events []millrace.Event
+		for i := range rows {
+			events = append(events, rows[i].Event)
+		}
+		load(t, &r, events...)
+		for i := range rows {
+			table.Apply(rows[i].Partition, rows[i].At, &r, i)
+		}
 	}
 	for partition, at := range m.places {
 		table.Moved(partition, at)
 	}
-	return table
 }
 
 func snapshotOf(t testing.TB, table *Table) []byte {
@@ -127,13 +141,7 @@ func TestDeterministic(t *testing.T) {
 	}
 	load(t, &r, deleted("gone", 1))
 	table.Apply("0", millrace.Position{Block: "b", Event: 3}, &r, 0)
-	for i := range m.rows {
-		load(t, &r, m.rows[i].Event)
-		table.Apply(m.rows[i].Partition, m.rows[i].At, &r, 0)
-	}
-	for partition, at := range m.places {
-		table.Moved(partition, at)
-	}
+	m.applyTo(t, table)
 	if !bytes.Equal(snapshotOf(t, table), plain) {
 		t.Error("tables of the same content have different snapshots")
 	}
@@ -153,7 +161,7 @@ func TestManyRecords(t *testing.T) {
 	large.Data = bytes.Repeat([]byte("0123456789"), 3*recordBytes/10)
 	for range 3 {
 		large.Key += "x"
-		m.apply("0", millrace.Position{Block: "b", Event: 1}, large)
+		m.rows = append(m.rows, Row{Event: large, Partition: "0", At: millrace.Position{Block: "b", Event: 1}})
 	}
 	table, err := Read(bytes.NewReader(snapshotOf(t, m.table(t, Options{}))), Options{})
 	if err != nil {

@@ -162,7 +162,6 @@ type feed struct {
 	t      testing.TB
 	stream millrace.Stream
 	after  map[string]millrace.Position
-	flush  uint64
 	model  model
 }
 

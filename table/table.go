@@ -67,11 +67,12 @@ type place struct {
 	at        millrace.Position
 }
 
-// rowBytes is what a row takes beside its text and data: the Row (160 bytes), its slot (16), its entry in
-// the map of keys (37), and what allocations are rounded up by. attributeBytes is the same for an attribute.
+// What a row takes beside its text and data: the Row (160 bytes), its slot (16), its entry in the map of keys
+// (37), and what allocations are rounded up by; for a map of attributes (up to 8); and for an attribute.
 const (
 	rowBytes       = 240
-	attributeBytes = 48
+	mapBytes       = 336
+	attributeBytes = 16
 )
 
 // New returns an empty table, at the start of every partition.
@@ -168,7 +169,8 @@ func Sort(rows []*Row) {
 // Len returns the number of rows.
 func (t *Table) Len() int { return len(t.keys) }
 
-// Bytes returns about how much memory the rows take, the table's share included.
+// Bytes returns about how much memory the rows take, the table's share included. Attributes count for each
+// row although rows share equal ones, so that it may be less.
 func (t *Table) Bytes() int64 { return t.bytes }
 
 // Evicted returns how many rows had to go because the table was full.
@@ -294,6 +296,9 @@ func (t *Table) unlink(s int32) {
 func size(row *Row) int64 {
 	e := &row.Event
 	n := rowBytes + len(e.Key) + len(e.ID) + len(e.Type) + len(e.Data)
+	if len(e.Attributes) > 0 {
+		n += mapBytes
+	}
 	for name, value := range e.Attributes {
 		n += attributeBytes + len(name) + len(value)
 	}

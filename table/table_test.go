@@ -212,20 +212,36 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+var raceDetector bool
+
 // TestMemory: what Bytes says is what the rows take, and no row keeps its block.
 func TestMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own, and a lot of time")
+	}
+	const keys = 20_000
 	for _, length := range []int{20, 200, 1000} {
-		table, heap := fill(t, 50_000, length)
+		table, heap := fill(t, keys, length, nil)
 		if said := table.Bytes(); said < heap*85/100 || said > heap*115/100 {
 			t.Errorf("%d bytes of data: the table says %d bytes, and takes %d", length, said, heap)
 		}
 		runtime.KeepAlive(table)
 	}
+	table, heap := fill(t, keys, 200, func(k int) string { return fmt.Sprintf("00-%032d-%016d-01", k, k) })
+	if said := table.Bytes(); said < heap*85/100 || said > heap*115/100 {
+		t.Errorf("attributes of each its own: the table says %d bytes, and takes %d", said, heap)
+	}
+	runtime.KeepAlive(table)
+	table, heap = fill(t, keys, 200, func(int) string { return "application/json" })
+	if said := table.Bytes(); said < heap || heap > keys*520 {
+		t.Errorf("attributes that are the same: the table says %d bytes, and takes %d", said, heap)
+	}
+	runtime.KeepAlive(table)
 }
 
 // fill returns a table of so many keys with data of so many bytes, each updated twice, and the memory that it
-// takes.
-func fill(t testing.TB, keys, length int) (*Table, int64) {
+// takes. If attribute is given each event has one.
+func fill(t testing.TB, keys, length int, attribute func(k int) string) (*Table, int64) {
 	data := bytes.Repeat([]byte("x"), length)
 	var before, after runtime.MemStats
 	var r block.Reader
@@ -239,6 +255,9 @@ func fill(t testing.TB, keys, length int) (*Table, int64) {
 			for k := i; k < min(i+500, keys); k++ {
 				e := event(fmt.Sprintf("vehicle/%07d", k), k)
 				e.Data = data
+				if attribute != nil {
+					e.Attributes = map[string]string{"attribute": attribute(k)}
+				}
 				events = append(events, e)
 			}
 			load(t, &r, events...)
