@@ -121,8 +121,14 @@ type client struct {
 	reason string
 }
 
-// newServer serves an endpoint at path. Requests without an Upgrade go to the management API.
+// newServer serves an endpoint at path.
 func newServer(t *testing.T, path string, c Config, o Options) *server {
+	t.Helper()
+	return newServerAt(t, httptest.NewUnstartedServer(nil), path, c, o)
+}
+
+// newServerAt serves an endpoint by a server whose address is known already.
+func newServerAt(t *testing.T, h *httptest.Server, path string, c Config, o Options) *server {
 	t.Helper()
 	s := &server{
 		clients: map[string]*client{}, living: t.Context(), arrived: make(chan string, 100), ended: make(chan struct{}),
@@ -130,7 +136,8 @@ func newServer(t *testing.T, path string, c Config, o Options) *server {
 	o.Connections = s
 	s.api = newAPI(t, path, c, o)
 	s.deliverer = NewDeliverer(s.api)
-	h := httptest.NewServer(s)
+	h.Config.Handler = s
+	h.Start()
 	s.url = h.URL
 	t.Cleanup(func() {
 		s.mu.Lock()
