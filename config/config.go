@@ -16,7 +16,8 @@
 //   - In every text value ${env:NAME} stands for an environment variable and ${file:PATH} for the
 //     contents of a file without its trailing newline. They are expanded once: what they bring in is
 //     not looked at again. What they bring in is never printed, neither in problems nor by Print.
-//     $${ stands for a ${ that is meant literally.
+//     $${ stands for a ${ that is meant literally. ${request.PATH} is no reference and stays as it is,
+//     for route selection expressions of API Gateway.
 //   - Anchors, aliases and merge keys (<<) may be used; tags and several documents may not.
 package config
 

@@ -12,8 +12,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// expand replaces ${env:NAME} and ${file:PATH} in a text, once, and $${ by ${. It remembers the text
-// before, which stands for the value in everything that is printed.
+// expand replaces ${env:NAME} and ${file:PATH} in a text, once, and $${ by ${; ${request.PATH} stays. It
+// remembers the text before, which stands for the value in everything that is printed.
 func (d *decoder) expand(s string, n ast.Node, path string) (string, bool) {
 	if !strings.Contains(s, "${") {
 		return s, true
@@ -35,6 +35,11 @@ func (d *decoder) expand(s string, n ast.Node, path string) (string, bool) {
 		if !closed {
 			d.wrong(n, path, `%.80q has a "${" without its "}"; write $${ where it is meant literally`, s)
 			return "", false
+		}
+		if strings.HasPrefix(reference, "request.") { // a variable of API Gateway's selection expressions
+			b.WriteString("${" + reference + "}")
+			rest = after
+			continue
 		}
 		value, err := d.lookUp(reference)
 		if err != nil {

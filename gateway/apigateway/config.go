@@ -15,8 +15,8 @@ type Config struct {
 	// A $connect that is absent lets everyone in.
 	Routes map[string]Integration `yaml:"routes"`
 	// RouteSelection chooses the route of a message: a text with variables such as $request.body.action or
-	// ${request.body.version}-beta (in the file $${request.body.version}-beta, because ${ is expanded
-	// there). Default $request.body.action.
+	// ${request.body.version}-beta. A message that is not JSON, or has no such value, goes to $default.
+	// Default $request.body.action.
 	RouteSelection string `yaml:"route_selection"`
 	// RouteResponses sends what an integration answers to a message back to the client. Default false.
 	RouteResponses bool `yaml:"route_responses"`
@@ -149,7 +149,7 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	}
 	if _, err := parseSelection(c.RouteSelection); err != nil {
 		problem("route_selection", "%q %v; write $request.body.action, or a text with such variables in braces, "+
-			"such as $${request.body.version}-beta", c.RouteSelection, err)
+			"such as ${request.body.version}-beta", c.RouteSelection, err)
 	}
 	seen := map[string]bool{}
 	for i, k := range c.Keys {
@@ -163,7 +163,7 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		seen[k.AccessKeyID] = true
 		if k.SecretAccessKey == "" || strings.ContainsFunc(k.SecretAccessKey, unicode.IsSpace) {
 			problem(at+"secret_access_key", "it is missing or holds a space or a line break; "+
-				"write secret_access_key: \"$${env:NAME}\"")
+				"write secret_access_key: \"${env:NAME}\"")
 		}
 		if strings.ContainsFunc(k.SessionToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			problem(at+"session_token", "it holds a character that no header can carry, perhaps a line break at its end")

@@ -101,8 +101,11 @@ type server struct {
 	api       *API
 	deliverer *Deliverer
 
+	arrived chan string // ids of connections
+
 	mu      sync.Mutex
 	clients map[string]*client
+	ended   chan struct{} // closed and replaced when a connection is gone and $disconnect knows
 	running sync.WaitGroup
 	living  context.Context
 }
@@ -113,19 +116,28 @@ type client struct {
 	conn net.Conn
 	// out bounds what waits for the client; when it is full Send fails with Unavailable.
 	out    chan ws.Frame
-	closed sync.Once
+	full   bool
 	code   int
 	reason string
 }
 
-// newServer serves an endpoint at path. Requests without an Upgrade go to the management API.
+// newServer serves an endpoint at path.
 func newServer(t *testing.T, path string, c Config, o Options) *server {
 	t.Helper()
-	s := &server{clients: map[string]*client{}, living: t.Context()}
+	return newServerAt(t, httptest.NewUnstartedServer(nil), path, c, o)
+}
+
+// newServerAt serves an endpoint by a server whose address is known already.
+func newServerAt(t *testing.T, h *httptest.Server, path string, c Config, o Options) *server {
+	t.Helper()
+	s := &server{
+		clients: map[string]*client{}, living: t.Context(), arrived: make(chan string, 100), ended: make(chan struct{}),
+	}
 	o.Connections = s
 	s.api = newAPI(t, path, c, o)
 	s.deliverer = NewDeliverer(s.api)
-	h := httptest.NewServer(s)
+	h.Config.Handler = s
+	h.Start()
 	s.url = h.URL
 	t.Cleanup(func() {
 		s.mu.Lock()
@@ -167,6 +179,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.clients[info.ID] = c
 	s.mu.Unlock()
+	s.arrived <- info.ID
 	s.running.Go(func() { s.serve(c) })
 }
 
@@ -196,6 +209,36 @@ func (s *server) serve(c *client) {
 	_ = c.conn.Close()
 	writing.Wait()
 	_ = s.deliverer.Deliver(context.WithoutCancel(s.living), c.info, code, reason)
+	s.mu.Lock()
+	close(s.ended)
+	s.ended = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// gone waits until a connection is gone.
+func (s *server) gone(t *testing.T, id string) {
+	t.Helper()
+	for {
+		s.mu.Lock()
+		_, there := s.clients[id]
+		ended := s.ended
+		s.mu.Unlock()
+		if !there {
+			return
+		}
+		select {
+		case <-ended:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s is still there", id)
+		}
+	}
+}
+
+// stall makes a connection's buffer look full.
+func (s *server) stall(id string, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clients[id].full = full
 }
 
 func (s *server) read(c *client) (code int, reason string) {
@@ -232,8 +275,14 @@ func (s *server) Send(_ context.Context, id string, data []byte) error {
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	out := c.out
+	if c.full {
+		out = nil // takes nothing
+	}
+	s.mu.Unlock()
 	select {
-	case c.out <- ws.NewTextFrame(data):
+	case out <- ws.NewTextFrame(data):
 		return nil
 	default:
 		return millrace.Errorf(millrace.Unavailable, "send", "the buffer is full")
@@ -307,7 +356,7 @@ func received(t testing.TB, wire string) *http.Request {
 	_ = near.Close()
 	_ = server.Close()
 	serving.Wait()
-	return got
+	return got.WithContext(t.Context())
 }
 
 // oneListener accepts one connection.
