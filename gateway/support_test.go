@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,12 @@ func (w *writer) put(key, data string) {
 	w.append(millrace.Event{Key: key, Type: "crossing", Data: []byte(data)})
 }
 
+// appendRaw appends one event of a type.
+func (w *writer) appendRaw(kind, key, data string) {
+	w.t.Helper()
+	w.append(millrace.Event{Key: key, Type: kind, Data: []byte(data)})
+}
+
 // server is a gateway that runs.
 type server struct {
 	t       testing.TB
@@ -93,6 +100,12 @@ type server struct {
 
 // serve runs a gateway with one endpoint /vehicles over a stream, until the test ends or stop is called.
 func serve(t testing.TB, s millrace.Stream, change func(*gateway.Config, *gateway.Options)) *server {
+	t.Helper()
+	return serveKeeping(t, s, nil, change)
+}
+
+// serveKeeping is serve for a test that needs the gateway itself.
+func serveKeeping(t testing.TB, s millrace.Stream, kept **gateway.Gateway, change func(*gateway.Config, *gateway.Options)) *server {
 	t.Helper()
 	var c gateway.Config
 	c.SetDefaults()
@@ -104,6 +117,9 @@ func serve(t testing.TB, s millrace.Stream, change func(*gateway.Config, *gatewa
 	g, err := gateway.New(c, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if kept != nil {
+		*kept = g
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -302,6 +318,10 @@ func (e *events) next() message {
 func newStream(partitions int) *memory.Stream {
 	return memory.New("crossings", memory.Options{Partitions: partitions})
 }
+
+func newStreamNamed(name string) *memory.Stream { return memory.New(name, memory.Options{}) }
+
+func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func newStreamAt(partitions int, clock *millracetest.Clock) *memory.Stream {
 	return memory.New("crossings", memory.Options{Partitions: partitions, Now: clock.Now})

@@ -11,8 +11,6 @@ import (
 
 	"github.com/millrace/millrace/archive"
 	"github.com/millrace/millrace/gateway"
-	"github.com/millrace/millrace/gateway/auth"
-	"github.com/millrace/millrace/gateway/limit"
 	"github.com/millrace/millrace/producer"
 	"github.com/millrace/millrace/query"
 	httpsource "github.com/millrace/millrace/source/http"
@@ -54,8 +52,6 @@ func TestMetricsAreDocumented(t *testing.T) {
 	query.NewMetrics(&n)
 	archive.NewMetrics(&n)
 	gateway.NewMetrics(&n)
-	auth.NewMetrics(&n)
-	limit.NewMetrics(&n)
 	newStageMetrics(&n)
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
