@@ -368,7 +368,7 @@ func (s *acmeServer) finalize(w http.ResponseWriter, r *acmeRequest) (int, any) 
 		err = csr.CheckSignature()
 	}
 	if err != nil || !slices.Equal(csr.DNSNames, o.domains) || slices.Contains(o.valid, false) {
-		return 403, problem("badCSR", fmt.Errorf("%v: %+v", err, o))
+		return 403, problem("badCSR", fmt.Errorf("%w: %+v", err, o))
 	}
 	o.cert = append(s.authority.sign(s.t, csr.PublicKey, s.lifetime, o.domains...), s.authority.pem()...)
 	w.Header().Set("Location", fmt.Sprintf("%s/order/%d", s.http.URL, n))
