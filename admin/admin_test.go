@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/listener"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -116,6 +119,64 @@ func TestGuard(t *testing.T) {
 	w := httptest.NewRecorder()
 	if h.ServeHTTP(w, r); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+// With a token every path takes it but /healthz, also those that there are not.
+func TestToken(t *testing.T) {
+	const token = "0123456789abcdef"
+	h := New(Config{Token: token}, Options{}).Handler(true)
+	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/debug/pprof/", "/", "/nowhere", "/healthz/", "//healthz"} {
+		for authorization, right := range map[string]bool{
+			"": false, "Bearer " + token: true, "bearer  " + token: true, "Bearer": false, "Bearer ": false,
+			"Bearer " + token + "0": false, "Bearer 0123456789abcdeF": false, "Basic " + token: false, token: false,
+		} {
+			code, body := get(t, h, path, func(r *http.Request) {
+				if authorization != "" {
+					r.Header.Set("Authorization", authorization)
+				}
+			})
+			if refused := code == http.StatusUnauthorized; refused == (right || path == "/healthz") {
+				t.Errorf("%s with %q: %d", path, authorization, code)
+			}
+			if strings.Contains(body, token) {
+				t.Errorf("%s tells the token", path)
+			}
+		}
+	}
+	if code, _ := get(t, New(Config{}, Options{}).Handler(false), "/readyz", nil); code != 200 {
+		t.Errorf("without a token: %d", code)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	files := &listener.TLS{Cert: "cert.pem", Key: "key.pem"}
+	for _, tt := range []struct {
+		c    Config
+		want string // the key that is wrong
+	}{
+		{Config{Listen: "127.0.0.1:8081"}, ""},
+		{Config{Listen: "[::1]:8081"}, ""},
+		{Config{Listen: "localhost:8081", Token: "0123456789abcdef"}, ""},
+		{Config{Listen: ":8081"}, "listen"},
+		{Config{Listen: ":8081", TLS: files}, "listen"},
+		{Config{Listen: "10.0.0.1:8081", Token: "0123456789abcdef"}, "listen"},
+		{Config{Listen: "admin.internal:8081"}, "listen"},
+		{Config{Listen: ":8081", TLS: files, Token: "0123456789abcdef"}, ""},
+		{Config{Listen: ":8081", TLS: files, Token: "0123456789abcde"}, "token"},
+		{Config{Listen: "127.0.0.1:8081", Token: "0123456789 abcdef"}, "token"},
+		{Config{Listen: "8081"}, "listen"},
+	} {
+		got := ""
+		tt.c.Validate(func(path, format string, args ...any) {
+			got = path
+			if message := fmt.Sprintf(format, args...); tt.c.Token != "" && strings.Contains(message, tt.c.Token) {
+				t.Errorf("%q tells the token", message)
+			}
+		})
+		if got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.c, got, tt.want)
+		}
 	}
 }
 

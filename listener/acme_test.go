@@ -26,6 +26,8 @@ func obtained(t *testing.T, s *acmeServer, address, domain string) string {
 		select {
 		case <-ticker.C:
 		case <-late:
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			t.Fatalf("%s: %v; the authority complains: %q", domain, err, s.problems)
 		}
 	}
@@ -40,7 +42,7 @@ func TestACME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.at = bare.Addr().String()
+	s.at = bare.Addr().String()              // nobody asks before Wrap
 	s.lifetime = 30*24*time.Hour + time.Hour // it is to be renewed the next time
 	l, err := Wrap(bare, c, Options{DataDir: dir, Logger: log.logger()})
 	if err != nil {

@@ -57,12 +57,18 @@ func newACMEServer(t *testing.T) *acmeServer {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /directory", func(w http.ResponseWriter, _ *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.answer(w, 200, map[string]any{
 			"newNonce": s.http.URL + "/nonce", "newAccount": s.http.URL + "/account", "newOrder": s.http.URL + "/order",
 			"meta": map[string]any{"termsOfService": s.http.URL + "/terms"},
 		})
 	})
-	mux.HandleFunc("/nonce", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, 200, nil) })
+	mux.HandleFunc("/nonce", func(w http.ResponseWriter, _ *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.answer(w, 200, nil)
+	})
 	for path, handle := range map[string]func(w http.ResponseWriter, r *acmeRequest) (int, any){
 		"/account": s.account, "/order": s.order, "/order/{order}": s.showOrder, "/authz/{order}/{domain}": s.showAuthz,
 		"/challenge/{order}/{domain}/{type}": s.challenge, "/finalize/{order}": s.finalize, "/cert/{order}": s.certificate,
@@ -101,12 +107,9 @@ func problem(kind string, err error) map[string]any {
 	return map[string]any{"type": "urn:ietf:params:acme:error:" + kind, "detail": err.Error()}
 }
 
-// answer sends a new nonce with each response (section 6.5).
+// answer sends a new nonce with each response (section 6.5). The caller holds mu.
 func (s *acmeServer) answer(w http.ResponseWriter, code int, body any) {
 	nonce := base64.RawURLEncoding.EncodeToString(serial().Bytes())
-	if s.mu.TryLock() { // else by whoever calls
-		defer s.mu.Unlock()
-	}
 	s.nonces[nonce] = true
 	w.Header().Set("Replay-Nonce", nonce)
 	w.Header().Set("Cache-Control", "no-store")
@@ -368,7 +371,7 @@ func (s *acmeServer) finalize(w http.ResponseWriter, r *acmeRequest) (int, any) 
 		err = csr.CheckSignature()
 	}
 	if err != nil || !slices.Equal(csr.DNSNames, o.domains) || slices.Contains(o.valid, false) {
-		return 403, problem("badCSR", fmt.Errorf("%v: %+v", err, o))
+		return 403, problem("badCSR", fmt.Errorf("%w: %+v", err, o))
 	}
 	o.cert = append(s.authority.sign(s.t, csr.PublicKey, s.lifetime, o.domains...), s.authority.pem()...)
 	w.Header().Set("Location", fmt.Sprintf("%s/order/%d", s.http.URL, n))

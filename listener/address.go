@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -59,13 +60,13 @@ func contains(networks []netip.Prefix, a netip.Addr) bool {
 // walk goes from the connection towards the client for as long as it meets trusted proxies. split returns the
 // nodes of one header line from left to right, and false if the line can't be read.
 func walk(at netip.Addr, trusted []netip.Prefix, lines []string, split func(string) ([]string, bool)) netip.Addr {
-	for i := len(lines) - 1; i >= 0; i-- {
-		nodes, ok := split(lines[i])
+	for _, line := range slices.Backward(lines) {
+		nodes, ok := split(line)
 		if !ok {
 			return at
 		}
-		for j := len(nodes) - 1; j >= 0; j-- {
-			next := parseAddress(nodes[j])
+		for _, node := range slices.Backward(nodes) {
+			next := parseAddress(node)
 			if !next.IsValid() {
 				return at
 			}

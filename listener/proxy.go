@@ -57,10 +57,9 @@ type proxied struct {
 // header reads the header if that has not been done yet.
 func (c *proxied) header() error {
 	c.once.Do(func() {
-		var late bool
-		timer := time.AfterFunc(proxyTimeout, func() { c.Conn.Close() }) // leaves the deadlines to whoever reads
+		timer := time.AfterFunc(proxyTimeout, func() { c.Close() }) // leaves the deadlines to whoever reads
 		c.client, c.err = readHeader(c.Conn)
-		if late = !timer.Stop(); late {
+		if !timer.Stop() {
 			c.err = errLate
 		}
 		if c.err == nil {
@@ -69,7 +68,7 @@ func (c *proxied) header() error {
 		if !errors.Is(c.err, errAbsent) {
 			c.refusals.add(c.Conn.RemoteAddr(), c.err)
 		}
-		c.Conn.Close()
+		c.Close()
 		// An http.Server answers nothing to this kind of error.
 		c.err = &net.OpError{Op: "read", Net: "tcp", Addr: c.Conn.RemoteAddr(), Err: c.err}
 	})
