@@ -3,6 +3,7 @@ package table
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/millrace/millrace"
@@ -136,7 +137,7 @@ func (s *Saver) try(ctx context.Context, freeze func() *Snapshot) error {
 // as good as the other. It fails as State.Save does.
 func (s *Saver) Save(ctx context.Context, snapshot *Snapshot) error {
 	places := snapshot.Places()
-	if s.saved != nil && same(s.saved, places) {
+	if s.saved != nil && maps.Equal(s.saved, places) {
 		return nil
 	}
 	version, err := snapshot.Save(ctx, s.o.State, s.name, s.version)

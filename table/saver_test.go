@@ -226,7 +226,19 @@ func TestRun(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
+
+		// The next life holds what comes after the snapshot, and nothing before it.
+		s = s.Reopen()
+		f.stream = s
+		later = f.send("0", event("a", 4))
+		if table, err = NewSaver(SaverOptions{Name: "a", Stream: s, State: state}).Load(t.Context(), Options{}); err != nil {
+			t.Fatal(err)
+		}
 		saved(last, 3)
+		wantGaps(t, bringUp(t, s, table))
+		if got := table.Place("0"); got.Compare(later) < 0 {
+			t.Errorf("the table came to %q, want %q", got, later)
+		}
 	})
 }
 

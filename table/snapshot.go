@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"io"
-	"maps"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
@@ -168,6 +167,3 @@ func (r *records) write(b []byte) {
 		r.n += int64(n)
 	}
 }
-
-// same says whether two sets of places are the same.
-func same(a, b map[string]millrace.Position) bool { return maps.Equal(a, b) }
