@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway/limit"
+	"github.com/millrace/millrace/listener"
 )
 
 // connection is one client. Its only goroutine of its own reads what the client sends; whoever has
@@ -212,7 +213,7 @@ func (c *connection) flushed() {
 		return
 	}
 	// Only of a bare socket is closing one side sure not to wait: TLS has a last word to send.
-	if tcp, ok := c.conn.(*net.TCPConn); !ok || tcp.CloseWrite() != nil {
+	if tcp := listener.Socket(c.conn); tcp == nil || tcp.CloseWrite() != nil {
 		abort(c.conn)
 	}
 }

@@ -124,7 +124,7 @@ func TestSlowClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP millrace_gateway_cut_total Connections that the gateway ended: slow (the queue was full), stalled (took no byte), silent (no pong), protocol (malformed frames), gap (a plain connection cannot be told), unavailable (the stream).
+# HELP millrace_gateway_cut_total Connections that the gateway ended: slow (the queue was full), stalled (took no byte), silent (no pong), protocol (malformed frames), gap (a plain connection cannot be told), unavailable (the stream), unauthorized (the token has expired, or none came).
 # TYPE millrace_gateway_cut_total counter
 millrace_gateway_cut_total{reason="slow"} 2
 # HELP millrace_gateway_queue_bytes Bytes that wait for sockets, over all connections.

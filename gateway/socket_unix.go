@@ -8,12 +8,14 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"github.com/millrace/millrace/listener"
 )
 
 // rawConn returns the socket under conn if it may be written directly.
 func rawConn(conn net.Conn) syscall.RawConn {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
+	tcp := listener.Socket(conn)
+	if tcp == nil {
 		return nil
 	}
 	raw, err := tcp.SyscallConn()
