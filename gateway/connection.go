@@ -188,9 +188,12 @@ func (c *connection) tellGap(id []byte, partition string, gap *millrace.Gap, put
 	}
 }
 
-// message implements receiver: in this version clients have nothing to say. A later one gives
-// messages a meaning in the subprotocol.
-func (c *connection) message(ws.OpCode, []byte) {}
+// message implements receiver.
+func (c *connection) message(kind ws.OpCode, payload []byte) {
+	if frame := c.answer(kind, payload); frame != nil && c.out.send(frame, false) == refused {
+		c.cutSlow()
+	}
+}
 
 // ping implements receiver.
 func (c *connection) ping(payload []byte) {

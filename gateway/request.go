@@ -152,7 +152,12 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, f
 	if f == sse {
 		head = sseHead(w.Header())
 	} else {
-		head = webSocketHead(r, f, corsLines(w.Header())+further)
+		extension := ""
+		if g.config.Compression {
+			extension = negotiateDeflate(r.Header)
+		}
+		c.in.deflate = extension != ""
+		head = webSocketHead(r, f, extension, corsLines(w.Header())+further)
 	}
 	c.conn = conn
 	giveUpAfter(conn, 2*g.config.Ping)
