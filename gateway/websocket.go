@@ -37,7 +37,7 @@ func checkHandshake(r *http.Request) (status int, problem string) {
 		return http.StatusBadRequest, "a WebSocket begins with a GET of HTTP/1.1"
 	case !hasToken(r.Header.Values("Connection"), "upgrade"):
 		return http.StatusBadRequest, "the header \"Connection: Upgrade\" is missing"
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
+	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Version")) != 1:
 		return http.StatusUpgradeRequired, "the header \"Sec-WebSocket-Version: 13\" is missing; no other version is spoken here"
 	case err != nil || len(key) != 16 || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
 		return http.StatusBadRequest, "the header Sec-WebSocket-Key is not 16 bytes in base64"
@@ -239,7 +239,7 @@ func (in *inbound) begin() *violation {
 		if in.packed {
 			limit = maxDeflated
 		}
-		if int64(len(in.message))+h.Length > limit {
+		if h.Length > limit-int64(len(in.message)) {
 			return &tooBig
 		}
 	}
