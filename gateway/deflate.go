@@ -44,7 +44,7 @@ func acceptDeflate(offer extension) string {
 	if offer.name != deflateName {
 		return ""
 	}
-	answer := deflateAnswer
+	window := ""
 	for i, p := range offer.parameters {
 		for _, before := range offer.parameters[:i] {
 			if before.name == p.name {
@@ -62,7 +62,7 @@ func acceptDeflate(offer extension) string {
 			if p.value != "15" {
 				return ""
 			}
-			answer += "; server_max_window_bits=15"
+			window = "; server_max_window_bits=15"
 		case "client_max_window_bits":
 			// A hint, which needs no answer: the reader's window is the largest (section 7.1.2.2).
 			if p.hasValue && !windowBits(p.value) {
@@ -72,7 +72,7 @@ func acceptDeflate(offer extension) string {
 			return ""
 		}
 	}
-	return answer
+	return deflateAnswer + window
 }
 
 // windowBits says whether s is a number from 8 to 15 without leading zeros (section 7.1.2).

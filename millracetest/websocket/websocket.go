@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,7 +129,7 @@ func (s *script) play(t *testing.T, target *Target, pieces ...int) {
 	c := open(t, target, s.deflate)
 	send := s.send
 	if s.closes == alive {
-		send = append(send[:len(send):len(send)], frames(ping(theEnd))...)
+		send = append(slices.Clip(send), frames(ping(theEnd))...)
 	}
 	for len(send) > 0 {
 		n := min(len(send), pieces[0])
