@@ -91,6 +91,10 @@ func TestImportRules(t *testing.T) {
 		{"archive", module + "/stream/memory", true, true},
 		{"archive", module + "/millracetest", false, false},
 		{"archive", module + "/millracetest", true, true},
+		{"gateway", module + "/millracetest/websocket", false, false},
+		{"gateway", module + "/millracetest/websocket", true, true},
+		{"millracetest/websocket", module + "/millracetest", false, true},
+		{"millracetest/websocket", module + "/gateway", false, false},
 		{"config", module + "/archive", false, true},
 		{"config", module + "/cmd/millrace", false, false},
 		{"cmd/millrace", module + "/config", false, true},
@@ -119,7 +123,7 @@ func forbidden(from, imported string, test bool) string {
 		return "nobody imports a command"
 	case test:
 		return ""
-	case inside == "millracetest":
+	case below(inside, []string{"millracetest"}) && !below(from, []string{"millracetest"}):
 		return "it is for tests only"
 	case from == ".":
 		return "the root imports the standard library only"

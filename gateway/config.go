@@ -42,6 +42,9 @@ type Config struct {
 	// that falls further behind is cut. An event larger than the queue still goes to a client whose
 	// queue is empty. Default 64KiB, at least 4KiB.
 	Queue int64 `yaml:"queue,size"`
+	// Compression offers permessage-deflate (RFC 7692) to WebSocket clients that ask for it. An event is
+	// compressed once for all of them. Default true.
+	Compression bool `yaml:"compression"`
 	// MaxConnections bounds the connections of all endpoints together; over it new ones are answered
 	// 503. Default 100000.
 	MaxConnections int `yaml:"max_connections"`
@@ -136,6 +139,7 @@ func (c *Config) SetDefaults() {
 	c.Listen = "127.0.0.1:8080"
 	c.Ping = 25 * time.Second
 	c.Queue = 64 << 10
+	c.Compression = true
 	c.MaxConnections = 100_000
 	c.Drain = 5 * time.Second
 	c.Limits.SetDefaults()

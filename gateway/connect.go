@@ -18,6 +18,8 @@ type arrival struct {
 	key string // that its path names
 	c   *connection
 
+	extension string // of WebSocket, that was agreed on; "" for none
+
 	first   *subscription // that the request asks for; nil: none, or not yet
 	catchUp *replay       // that first begins with; nil: none
 	further string        // lines for the head of the response
@@ -35,6 +37,10 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 	if f != v1 && e.feed == nil && e.api == nil {
 		g.refuse(w, http.StatusBadRequest, "a client subscribes here by messages: connect a WebSocket with the subprotocol %s", subprotocol)
 		return
+	}
+	if g.config.Compression && f.websocket() && e.api == nil {
+		a.extension = negotiateDeflate(r.Header)
+		a.c.in.deflate = a.extension != ""
 	}
 	if !g.reserve() {
 		g.refuse(w, http.StatusServiceUnavailable, "there is no room for another connection at the moment")
@@ -103,7 +109,7 @@ func (g *Gateway) takeOver(a *arrival) bool {
 	if c.form == sse {
 		head = sseHead(a.w.Header())
 	} else {
-		head = webSocketHead(a.r, c.form, corsLines(a.w.Header())+a.further)
+		head = webSocketHead(a.r, c.form, a.extension, corsLines(a.w.Header())+a.further)
 	}
 	if c.form == v1 {
 		head = c.appendHello(head)
@@ -166,7 +172,7 @@ func (c *connection) subscription(e *endpoint, name string, w wish) (*subscripti
 		return nil, wrongWish("an area needs the subprotocol %s or an event stream: a plain connection cannot be told that an object has left", subprotocol)
 	}
 	s := &subscription{c: c, endpoint: e, feed: e.feed, wish: w, parts: e.feed.partsOf(w.keys)}
-	s.dialect = dialect{form: c.form.over(len(s.parts)), name: name, deflated: c.deflated}
+	s.dialect = dialect{form: c.form.over(len(s.parts)), name: name, deflated: c.in.deflate}
 	return s, nil
 }
 

@@ -25,7 +25,6 @@ type connection struct {
 	gateway  *Gateway
 	endpoint *endpoint // that it connected to
 	form     form      // plain, v1 or sse
-	deflated bool      // permessage-deflate was agreed on
 	conn     net.Conn
 	out      outlet
 	in       inbound

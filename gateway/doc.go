@@ -11,8 +11,10 @@
 //	gateway.go     Gateway, Run      serve, drain
 //	request.go                       from an HTTP request to a connection, or to a clear refusal
 //	origin.go      websocket.go      sse.go
+//	extensions.go  deflate.go        permessage-deflate, RFC 7692
 //	since.go                         position ids, and what ?since= may say
 //	connection.go  outlet.go         one client
+//	message.go                       what a client says, and is answered
 //	fanout.go      subscription.go   one stream
 //	batch.go       encode.go         events, written once for all
 //	replay.go                        the way from a position to the live edge

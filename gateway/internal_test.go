@@ -121,16 +121,22 @@ func (r *transcript) pong(p []byte)                    { fmt.Fprintf(r, "pong %x
 func (r *transcript) closeFrame(code ws.StatusCode)    { fmt.Fprintf(r, "close %d\n", code) }
 
 // FuzzClientFrames feeds what a client might send, in pieces of one size, and compares that with all of
-// it in one piece.
+// it in one piece; with compression or without.
 func FuzzClientFrames(f *testing.F) {
 	mask := "\x80\x01\x02\x03\x04"
-	f.Add([]byte("\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"), 1) // RFC 6455, section 5.7
-	f.Add([]byte("\x01"+mask+"\x89"+mask+"\x80"+mask+"\x88"+mask), 3)
-	f.Add([]byte("\x82\xfe\x00\x7e\x00\x00\x00\x00"+strings.Repeat("x", 126)), 7)
-	f.Add([]byte("\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"), 2)
-	f.Add([]byte("\x88\x82\x00\x00\x00\x00\x03\xe8rest"), 5)
-	f.Fuzz(func(t *testing.T, sent []byte, piece int) {
-		var whole, parts inbound
+	f.Add([]byte("\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"), 1, false) // RFC 6455, section 5.7
+	f.Add([]byte("\x01"+mask+"\x89"+mask+"\x80"+mask+"\x88"+mask), 3, false)
+	f.Add([]byte("\x82\xfe\x00\x7e\x00\x00\x00\x00"+strings.Repeat("x", 126)), 7, false)
+	f.Add([]byte("\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"), 2, false)
+	f.Add([]byte("\x88\x82\x00\x00\x00\x00\x03\xe8rest"), 5, false)
+	f.Add([]byte("\x41\x83\x00\x00\x00\x00\xf2\x48\xcd\x80\x84\x00\x00\x00\x00\xc9\xc9\x07\x00"), 2, true) // RFC 7692, section 7.2.3.1
+	f.Add([]byte("\x01\x81\x00\x00\x00\x00a\x80\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00rest"), 1, false)
+	f.Fuzz(func(t *testing.T, sent []byte, piece int, deflate bool) {
+		whole, parts := inbound{deflate: deflate}, inbound{deflate: deflate}
+		limit := maxMessage
+		if deflate {
+			limit = maxDeflated
+		}
 		var a, b transcript
 		endedA, violationA := whole.feed(bytes.Clone(sent), &a)
 		var endedB bool
@@ -139,7 +145,7 @@ func FuzzClientFrames(f *testing.F) {
 			if endedB, violationB = parts.feed(rest, &b); endedB {
 				break
 			}
-			if len(parts.message) > maxMessage || len(parts.control) > ws.MaxControlFramePayloadSize {
+			if len(parts.message) > limit || len(parts.control) > ws.MaxControlFramePayloadSize {
 				t.Fatalf("%d bytes of a message are kept, %d of a control frame", len(parts.message), len(parts.control))
 			}
 		}

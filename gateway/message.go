@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"slices"
 
 	"github.com/gobwas/ws"
@@ -82,6 +83,9 @@ func (c *connection) obey(kind ws.OpCode, payload []byte) (name string, err erro
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&m); err != nil {
 		return "", wrongMessage("%w", err)
+	}
+	if _, err := decoder.Token(); err != io.EOF { //nolint:errorlint // as it is documented
+		return "", wrongMessage("something follows the JSON object")
 	}
 	asked := 0
 	for _, verb := range []*string{m.Subscribe, m.Unsubscribe, m.Update} {
@@ -237,6 +241,11 @@ func (c *connection) named(name string) *subscription {
 // answer sends a text message about what the client has said.
 func (c *connection) answer(text []byte) {
 	frame := append(appendHeader(make([]byte, 0, len(text)+10), ws.OpText, len(text)), text...)
+	if c.in.deflate {
+		if small, ok := appendDeflated(nil, ws.OpText, text); ok {
+			frame = small
+		}
+	}
 	if c.out.send(frame, false) == refused {
 		c.cutSlow()
 	}

@@ -101,11 +101,20 @@ type server struct {
 // serve runs a gateway with one endpoint /vehicles over a stream, until the test ends or stop is called.
 func serve(t testing.TB, s millrace.Stream, change func(*gateway.Config, *gateway.Options)) *server {
 	t.Helper()
-	return serveKeeping(t, s, nil, change)
+	return serveOver(t, s, nil, change, func(l net.Listener) net.Listener { return l })
 }
 
 // serveKeeping is serve for a test that needs the gateway itself.
 func serveKeeping(t testing.TB, s millrace.Stream, kept **gateway.Gateway, change func(*gateway.Config, *gateway.Options)) *server {
+	t.Helper()
+	return serveOver(t, s, kept, change, func(l net.Listener) net.Listener { return l })
+}
+
+// serveOver is serve over a listener that is made of the one for TCP.
+func serveOver(
+	t testing.TB, s millrace.Stream, kept **gateway.Gateway, change func(*gateway.Config, *gateway.Options),
+	over func(net.Listener) net.Listener,
+) *server {
 	t.Helper()
 	var c gateway.Config
 	c.SetDefaults()
@@ -127,7 +136,7 @@ func serveKeeping(t testing.TB, s millrace.Stream, kept **gateway.Gateway, chang
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx, l) }()
+	go func() { ended <- g.Run(ctx, over(l)) }()
 	stop := sync.OnceValue(func() error {
 		cancel()
 		return <-ended

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1" //nolint:gosec // RFC 6455, section 1.3, names it; nothing secret depends on it
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -36,13 +37,15 @@ func checkHandshake(r *http.Request) (status int, problem string) {
 		return http.StatusBadRequest, "a WebSocket begins with a GET of HTTP/1.1"
 	case !hasToken(r.Header.Values("Connection"), "upgrade"):
 		return http.StatusBadRequest, "the header \"Connection: Upgrade\" is missing"
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
+	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Version")) != 1:
 		return http.StatusUpgradeRequired, "the header \"Sec-WebSocket-Version: 13\" is missing; no other version is spoken here"
 	case err != nil || len(key) != 16 || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
 		return http.StatusBadRequest, "the header Sec-WebSocket-Key is not 16 bytes in base64"
-	default:
-		return 0, ""
 	}
+	if _, ok := parseExtensions(r.Header.Values(extensionsHeader)); !ok { // section 9.1
+		return http.StatusBadRequest, "the header Sec-WebSocket-Extensions is malformed"
+	}
+	return 0, ""
 }
 
 // chooseSubprotocol returns the form that the client's offer leads to.
@@ -57,14 +60,17 @@ func chooseSubprotocol(r *http.Request) form {
 	return plain
 }
 
-// webSocketHead returns the head of the response that opens the WebSocket (section 4.2.2), with further
-// header lines.
-func webSocketHead(r *http.Request, f form, further string) []byte {
+// webSocketHead returns the head of the response that opens the WebSocket (section 4.2.2), with the
+// extension that was negotiated, "" for none, and further header lines.
+func webSocketHead(r *http.Request, f form, extension, further string) []byte {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see the import
 	head := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(sum[:]) + "\r\n"
 	if f != plain {
 		head += "Sec-WebSocket-Protocol: " + subprotocol + "\r\n"
+	}
+	if extension != "" {
+		head += "Sec-WebSocket-Extensions: " + extension + "\r\n"
 	}
 	return []byte(head + further + "\r\n")
 }
@@ -99,9 +105,16 @@ type violation struct {
 	reason string
 }
 
+var (
+	tooBig  = violation{ws.StatusMessageTooBig, "messages may have 32768 bytes"}
+	notUTF8 = violation{ws.StatusInvalidFramePayloadData, "a text message is not UTF-8"}
+)
+
 // inbound reads what a client sends (RFC 6455, section 5), in whatever pieces it arrives. It keeps no
-// more than one message of maxMessage bytes.
+// more than one message of maxMessage bytes, or, compressed, of maxDeflated.
 type inbound struct {
+	deflate bool // permessage-deflate has been negotiated
+
 	head    [ws.MaxHeaderSize]byte // of the frame that is being read
 	have    uint8                  // bytes of it
 	need    uint8                  // all its bytes, as far as is known
@@ -114,6 +127,7 @@ type inbound struct {
 	kind    ws.OpCode
 	checked int  // bytes of message that are known to be UTF-8
 	partial bool // a fragmented message is being read
+	packed  bool // message is compressed
 }
 
 // receiver is told what a client sends. Payloads are valid during the call.
@@ -210,15 +224,23 @@ func (in *inbound) begin() *violation {
 	if h.Length < least { // negative, too
 		return &violation{ws.StatusProtocolError, "the length of a frame is not in its shortest form"}
 	}
+	packed := in.deflate && h.Rsv == rsv1>>4 && (h.OpCode == ws.OpText || h.OpCode == ws.OpBinary)
+	if packed { // of any other frame it is an error (RFC 7692, section 6)
+		h.Rsv = 0
+	}
 	if err := ws.CheckHeader(h, state); err != nil {
 		return &violation{ws.StatusProtocolError, err.Error()}
 	}
 	if !h.OpCode.IsControl() {
 		if h.OpCode != ws.OpContinuation {
-			in.kind = h.OpCode
+			in.kind, in.packed = h.OpCode, packed
 		}
-		if int64(len(in.message))+h.Length > maxMessage {
-			return &violation{ws.StatusMessageTooBig, "messages may have 32768 bytes"}
+		limit := int64(maxMessage)
+		if in.packed {
+			limit = maxDeflated
+		}
+		if h.Length > limit-int64(len(in.message)) {
+			return &tooBig
 		}
 	}
 	in.frame, in.left, in.reading = h, int(h.Length), true
@@ -228,7 +250,7 @@ func (in *inbound) begin() *violation {
 // checkText looks for bytes that are not UTF-8 as early as they can be known; a character may be cut
 // anywhere between frames (section 8.1).
 func (in *inbound) checkText() *violation {
-	if in.kind != ws.OpText {
+	if in.kind != ws.OpText || in.packed {
 		return nil
 	}
 	last := in.left == 0 && in.frame.Fin
@@ -239,7 +261,7 @@ func (in *inbound) checkText() *violation {
 		}
 		r, n := utf8.DecodeRune(rest)
 		if r == utf8.RuneError && n == 1 {
-			return &violation{ws.StatusInvalidFramePayloadData, "a text message is not UTF-8"}
+			return &notUTF8
 		}
 		in.checked += n
 	}
@@ -251,10 +273,10 @@ func (in *inbound) complete(to receiver) (ended bool, v *violation) {
 	if !in.frame.OpCode.IsControl() {
 		in.partial = !in.frame.Fin
 		if in.frame.Fin {
-			to.message(in.kind, in.message)
+			v = in.handOn(to)
 			in.message, in.checked = nil, 0
 		}
-		return false, nil
+		return v != nil, v
 	}
 	payload := in.control
 	in.control = nil
@@ -271,6 +293,27 @@ func (in *inbound) complete(to receiver) (ended bool, v *violation) {
 		return true, v
 	}
 	return false, nil
+}
+
+// handOn tells to of a complete message.
+func (in *inbound) handOn(to receiver) *violation {
+	if !in.packed {
+		to.message(in.kind, in.message)
+		return nil
+	}
+	f := inflaters.Get().(*inflater)
+	defer inflaters.Put(f)
+	message, err := f.inflate(append(in.message, deflateTail[:]...))
+	switch {
+	case errors.Is(err, errInflatedTo):
+		return &tooBig
+	case err != nil:
+		return &violation{ws.StatusInvalidFramePayloadData, err.Error()}
+	case in.kind == ws.OpText && !utf8.Valid(message):
+		return &notUTF8
+	}
+	to.message(in.kind, message)
+	return nil
 }
 
 // closeCode reads a close frame's payload (sections 5.5.1 and 7.4).

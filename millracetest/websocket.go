@@ -108,7 +108,12 @@ func OpenWebSocket(ctx context.Context, conn net.Conn, rawURL string, header htt
 	return w, nil
 }
 
-// ReadFrame reads one frame of any kind. A masked frame is an error.
+// NewWebSocket returns a client over a connection whose opening handshake has been made; in reads from
+// conn.
+func NewWebSocket(conn net.Conn, in *bufio.Reader) *WebSocket { return &WebSocket{Conn: conn, in: in} }
+
+// ReadFrame reads one frame of any kind. A masked frame, or a length that is not in its shortest form, is
+// an error.
 func (w *WebSocket) ReadFrame() (Frame, error) {
 	var head [10]byte
 	if _, err := io.ReadFull(w.in, head[:2]); err != nil {
@@ -118,18 +123,21 @@ func (w *WebSocket) ReadFrame() (Frame, error) {
 	if head[1]&0x80 != 0 {
 		return f, errors.New("the server has masked a frame")
 	}
-	length := uint64(head[1])
+	length, least := uint64(head[1]), uint64(0)
 	switch length {
 	case 126:
 		if _, err := io.ReadFull(w.in, head[2:4]); err != nil {
 			return f, err
 		}
-		length = uint64(binary.BigEndian.Uint16(head[2:]))
+		length, least = uint64(binary.BigEndian.Uint16(head[2:])), 126
 	case 127:
 		if _, err := io.ReadFull(w.in, head[2:10]); err != nil {
 			return f, err
 		}
-		length = binary.BigEndian.Uint64(head[2:])
+		length, least = binary.BigEndian.Uint64(head[2:]), 1<<16
+	}
+	if length < least {
+		return f, fmt.Errorf("the server's length %d is not in its shortest form", length)
 	}
 	if length > 1<<28 {
 		return f, fmt.Errorf("the server's frame has %d bytes", length)
