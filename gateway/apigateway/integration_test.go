@@ -263,7 +263,7 @@ func TestConcurrency(t *testing.T) {
 		}
 	})
 	<-entered
-	a.routes["$default"].caller.timeout = shortTimeout
+	a.routes["$default"].timeout = shortTimeout
 	if reply, _, err := a.Message(t.Context(), testInfo, []byte("2"), false); millrace.CodeOf(err) != millrace.Unavailable || !strings.Contains(string(reply), "timed out") {
 		t.Errorf("%s, %v", reply, err)
 	}
