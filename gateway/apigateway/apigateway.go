@@ -25,6 +25,7 @@ type API struct {
 	path, stage, id string
 	domain          string // "": the Host of the connection
 	routes          map[string]*integration
+	caller          *caller
 	selection       selection
 	responses       bool
 	binary          bool
@@ -133,11 +134,19 @@ func New(path string, c Config, o Options) (*API, error) {
 	if a.id == "" {
 		a.id = idOf(path)
 	}
-	caller := newCaller(o, c.Concurrency, a.limits.Integration)
+	a.caller = newCaller(o, c.Concurrency, a.limits.Integration)
 	for key, i := range c.Routes {
-		a.routes[key] = newIntegration(i, caller, a.metrics.route(key))
+		a.routes[key] = newIntegration(i, a.caller, a.metrics.route(key))
 	}
 	return a, nil
+}
+
+// Close lets go of the idle connections to integrations, unless they are those of Options.Client. It is
+// called when nothing else of the API is under way.
+func (a *API) Close() {
+	if a.caller.own {
+		a.caller.client.CloseIdleConnections()
+	}
 }
 
 // Path returns the endpoint's path.

@@ -25,6 +25,9 @@ type Decision struct {
 
 // Connect asks $connect whether a request may become the connection c. The upgrade waits for it. An
 // error says why the integration failed, for the log; the decision is valid then too: a denial.
+//
+// From when it is called until it has denied the connection, $disconnect is owed: the journal takes c
+// before, and if the upgrade fails afterwards, or the program ends meanwhile, $disconnect is told 1006.
 func (a *API) Connect(ctx context.Context, r *http.Request, c Info) (Decision, error) {
 	i := a.routes[routeConnect]
 	if i == nil {

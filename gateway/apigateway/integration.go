@@ -19,6 +19,7 @@ import (
 // caller calls integrations: what those of an endpoint share.
 type caller struct {
 	client  *http.Client
+	own     bool // nobody else uses its connections
 	timeout time.Duration
 	slots   chan struct{} // one for each call in flight; over it calls wait, within their timeout
 	lambda  *invoker
@@ -36,7 +37,7 @@ func newCaller(o Options, concurrency int, timeout time.Duration) *caller {
 	// A redirect is an answer: following it would turn the POST into a GET.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &caller{
-		client: client, timeout: timeout, slots: make(chan struct{}, concurrency),
+		client: client, own: o.Client == nil, timeout: timeout, slots: make(chan struct{}, concurrency),
 		lambda: newInvoker(o.Credentials, o.Now),
 	}
 }

@@ -142,7 +142,8 @@ var (
 	errInternal = &problem{http.StatusInternalServerError, "InternalServerErrorException", "Internal server error"}
 )
 
-// ServeManagement answers a request that Manages accepts.
+// ServeManagement answers a request that Manages accepts. Its URL must be as it arrived, because its
+// signature covers the escaped path.
 //
 //	POST   /@connections/ID                        the body becomes a text frame: 200
 //	GET    /@connections/ID                        200 {"connectedAt", "lastActiveAt", "identity"}

@@ -322,7 +322,7 @@ func (c *claim) setCredential(s string) error {
 	parts := strings.Split(s, "/")
 	if len(parts) != 5 || !plainName(parts[0], "_-") || len(parts[1]) != 8 || !plainName(parts[1], "") || !plainName(parts[2], "-") ||
 		!plainName(parts[3], "-") || parts[4] != terminator {
-		return errors.New("Credential must be KEY/YYYYMMDD/REGION/SERVICE/" + terminator)
+		return errors.New("the credential must be KEY/YYYYMMDD/REGION/SERVICE/" + terminator)
 	}
 	c.accessKey, c.day, c.region, c.service = parts[0], parts[1], parts[2], parts[3]
 	return nil
@@ -336,7 +336,7 @@ func (c *claim) setSigned(s string) error {
 	}
 	for i, name := range names {
 		if !plainName(name, "-_!#$%&'*+.^`|~") || name != strings.ToLower(name) || i > 0 && names[i-1] >= name {
-			return errors.New("SignedHeaders must be names in lower case, sorted, with semicolons between")
+			return errors.New("the signed headers must be names in lower case, sorted, with semicolons between")
 		}
 	}
 	c.signed = names
@@ -346,7 +346,7 @@ func (c *claim) setSigned(s string) error {
 func (c *claim) setSignature(s string) error {
 	if n, err := hex.Decode(c.mac[:], []byte(s[:min(len(s), 2*len(c.mac))])); err != nil || n != len(c.mac) || len(s) != 2*n ||
 		s != strings.ToLower(s) {
-		return errors.New("Signature must be 64 hexadecimal digits in lower case")
+		return errors.New("the signature must be 64 hexadecimal digits in lower case")
 	}
 	return nil
 }

@@ -34,7 +34,6 @@ func TestConnectionLife(t *testing.T) {
 		case e.Context.EventType == eventConnect && e.Query["token"] == "bad":
 			_, _ = io.WriteString(w, `{"statusCode":401}`)
 		case e.Context.EventType == eventConnect:
-			// The connection is not there yet for those that post to it.
 			_, _ = io.WriteString(w, `{"statusCode":200,"headers":{"Sec-WebSocket-Protocol":"chat"}}`)
 		case e.Body != nil:
 			_, _ = io.WriteString(w, `{"statusCode":200,"body":`+jsonOf("echo "+*e.Body)+`}`)
