@@ -34,6 +34,9 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 		id: newConnectionID(), gateway: g, endpoint: e, form: f,
 		begun: g.now(), remote: g.config.Listener.RemoteAddr(r),
 	}}
+	if e.api != nil {
+		a.c.in.limit, a.c.in.frameLimit = int32(e.api.Limits().Message), int32(e.api.Limits().Frame)
+	}
 	if f != v1 && e.feed == nil && e.api == nil {
 		g.refuse(w, http.StatusBadRequest, "a client subscribes here by messages: connect a WebSocket with the subprotocol %s", subprotocol)
 		return

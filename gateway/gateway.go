@@ -270,6 +270,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	g.drain()
 	serving.Wait()
 	endJournal()
+	for _, api := range g.apis {
+		api.Close()
+	}
 	stop()
 	feeds.Wait()
 	g.flows.running.Wait()
