@@ -42,11 +42,12 @@ type feed struct {
 	unkeyed    atomic.Int64 // those of them that name no keys
 
 	mu         sync.Mutex
-	passes     uint64                 // counts whatever changes a place
-	table      *table.Table           // the newest event of each key at the parts' places; nil: not asked for
-	joined     []*subscription        // all of them
-	keys       map[string]*group      // those that name keys
-	audiences  []*audience            // those that name none
+	passes     uint64            // counts whatever changes a place
+	table      *table.Table      // the newest event of each key at the parts' places; nil: not asked for
+	joined     []*subscription   // all of them
+	keys       map[string]*group // those that name keys
+	audiences  []*audience       // those that name none
+	byInterest map[audienceKey]*audience
 	watched    []*areas               // those that watch areas
 	renderings map[dialect]*rendering // by dialect
 	broad      []*rendering           // those that hold every event
@@ -100,7 +101,7 @@ func newFeed(stream millrace.Stream, g *Gateway, o Options) *feed {
 	return &feed{
 		stream: stream, state: o.State, logger: g.logger, now: o.Now,
 		chunk: int(min(g.config.Queue/2, 32<<10)),
-		keys:  map[string]*group{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
+		keys:  map[string]*group{}, byInterest: map[audienceKey]*audience{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
 	}
 }
 

@@ -67,6 +67,7 @@ type audience struct {
 	audienceKey
 	rendering *rendering
 	filter    *filter
+	index     int     // in feed.audiences
 	pending   []int32 // events of this pass, if it is selective
 }
 
@@ -166,13 +167,23 @@ func (f *feed) join(s *subscription) {
 // audience returns the audience that s belongs to; mu is held.
 func (f *feed) audience(s *subscription) *audience {
 	key := audienceKey{endpoint: s.endpoint, dialect: s.dialect, prefix: s.prefix, filter: s.filterText()}
-	i := slices.IndexFunc(f.audiences, func(a *audience) bool { return a.audienceKey == key })
-	if i >= 0 {
-		return f.audiences[i]
+	a := f.byInterest[key]
+	if a == nil {
+		a = &audience{audienceKey: key, rendering: s.rendering, filter: s.filtered, index: len(f.audiences)}
+		f.audiences = append(f.audiences, a)
+		f.byInterest[key] = a
 	}
-	a := &audience{audienceKey: key, rendering: s.rendering, filter: s.filtered}
-	f.audiences = append(f.audiences, a)
 	return a
+}
+
+// disband forgets an audience that has no members any more; mu is held.
+func (f *feed) disband(a *audience) {
+	last := len(f.audiences) - 1
+	f.audiences[a.index] = f.audiences[last]
+	f.audiences[a.index].index = a.index
+	f.audiences[last] = nil
+	f.audiences = f.audiences[:last]
+	delete(f.byInterest, a.audienceKey)
 }
 
 // leave ends what join began. Leaving twice is leaving once.
@@ -206,7 +217,7 @@ func (f *feed) remove(s *subscription) {
 	if s.area == nil && len(s.keys) == 0 {
 		a := f.audience(s)
 		if len(a.members) == 0 {
-			f.audiences = slices.DeleteFunc(f.audiences, func(b *audience) bool { return a == b })
+			f.disband(a)
 		}
 		if !a.selective() {
 			if rd.broad--; rd.broad == 0 {
