@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"net"
 	"net/url"
 	"slices"
@@ -184,6 +185,13 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		problem("endpoints", "there are none; write at least one, such as /vehicles: {from: STREAM, key: \"query:VehicleID\"}")
 	}
 	for path, e := range c.Endpoints {
+		if a := cmp.Or(e.Auth, c.Auth); a != nil && a.Token.Query != "" && e.Key == "query:"+a.Token.Query {
+			problem("endpoints."+path+".key", "%q is the parameter of the token, too; choose another name", e.Key)
+		}
+		if e.Auth != nil && e.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
+			problem("endpoints."+path+".auth.token.cookie", "browsers send cookies for pages of every origin, and origins allow all; "+
+				"list the origins, or take the token elsewhere")
+		}
 		e.validate(path, func(key, format string, args ...any) {
 			at := "endpoints." + path
 			if key != "" {

@@ -74,6 +74,7 @@ type endpoint struct {
 	path      string
 	config    Endpoint
 	feed      *feed // nil: a connection to it has no subscription to begin with
+	auth      *auth.Config // nil: everyone may connect
 	guard     *auth.Guard
 	api       *apigateway.API       // nil: it is of another kind
 	deliverer *apigateway.Deliverer // of api
