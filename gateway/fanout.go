@@ -73,7 +73,7 @@ type part struct {
 type endpoint struct {
 	path      string
 	config    Endpoint
-	feed      *feed // nil: a connection to it has no subscription to begin with
+	feed      *feed        // nil: a connection to it has no subscription to begin with
 	auth      *auth.Config // nil: everyone may connect
 	guard     *auth.Guard
 	api       *apigateway.API       // nil: it is of another kind
