@@ -1,0 +1,398 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/bench/push/paced"
+)
+
+// scenario is what is measured under one name.
+type scenario struct {
+	name, what string
+	run        func(*runner) error
+}
+
+var scenarios = []scenario{
+	{"broadcast", "every event to every connection: deliveries per second of the server's CPU", (*runner).broadcast},
+	{"burst", "the same, ten events at a time", (*runner).burst},
+	{"keys", "a key for each connection: deliveries per second of the server's CPU", (*runner).keys},
+	{"idle", "resident memory of idle connections", (*runner).idle},
+	{"latency", "from durable to the client's reading it, at half load", (*runner).latency},
+	{"slow", "latency of the others while one connection in ten is stalled", (*runner).slow},
+	{"restart", "kill -9 and start again: until all are back and caught up", (*runner).restart},
+}
+
+// eventSize is the size of an event's data in bytes.
+const eventSize = 200
+
+func (r *runner) broadcast() error {
+	for _, size := range []struct {
+		connections int
+		rate        float64
+	}{{1000, 60}, {10_000, 6}} {
+		t := trial{
+			connections: r.scaled(size.connections),
+			load:        paced.Load{Rate: size.rate, Burst: 1, Keys: 1, Size: eventSize},
+		}
+		title := fmt.Sprintf("Broadcast, %s connections, %g events/s: deliveries per second of the server's CPU",
+			count(float64(t.connections)), size.rate)
+		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *runner) burst() error {
+	for _, size := range []struct {
+		connections int
+		rate        float64
+	}{{1000, 200}, {10_000, 20}} {
+		t := trial{
+			connections: r.scaled(size.connections),
+			load:        paced.Load{Rate: size.rate, Burst: 10, Keys: 1, Size: eventSize},
+		}
+		title := fmt.Sprintf("Broadcast in bursts of 10, %s connections, %g events/s: deliveries per second of the server's CPU",
+			count(float64(t.connections)), size.rate)
+		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *runner) keys() error {
+	n := r.scaled(10_000)
+	t := trial{connections: n, keyed: true, load: paced.Load{Rate: float64(n), Burst: 1, Keys: n, Size: eventSize}}
+	title := fmt.Sprintf("%s keys with a connection each, 1 event/s each: deliveries per second of the server's CPU", count(float64(n)))
+	return r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS)
+}
+
+// compare prints what all contenders deliver per second of CPU, round by round, and how ours compare with
+// the others in the same round.
+func (r *runner) compare(title string, t trial, all ...contender) error {
+	contenders := r.chosen(all...)
+	if len(contenders) == 0 {
+		return nil
+	}
+	fmt.Fprintf(r.log, "%s\n", title)
+	result := table{title: title}
+	head := []string{"round"}
+	type pair struct{ ours, theirs int }
+	var pairs []pair
+	for i, c := range contenders {
+		head = append(head, c.name)
+		for j, other := range contenders {
+			if isOurs(c) && !isOurs(other) {
+				pairs = append(pairs, pair{i, j})
+			}
+		}
+	}
+	for _, p := range pairs {
+		head = append(head, contenders[p.ours].name+" / "+contenders[p.theirs].name)
+	}
+	result.add(head...)
+	columns := make([][]float64, len(contenders)+len(pairs))
+	for n := range r.rounds {
+		outcomes, err := r.round(n, t, contenders)
+		if err != nil {
+			return err
+		}
+		row := []string{fmt.Sprint(n + 1)}
+		for i, o := range outcomes {
+			columns[i] = append(columns[i], o.perCPU())
+			doubts := o.doubts()
+			row = append(row, count(o.perCPU())+strings.Repeat("*", min(1, len(doubts))))
+			for _, doubt := range doubts {
+				result.note("* round %d, %s: %s", n+1, contenders[i].name, doubt)
+			}
+		}
+		for i, p := range pairs {
+			v := ratio(outcomes[p.ours].perCPU(), outcomes[p.theirs].perCPU())
+			columns[len(contenders)+i] = append(columns[len(contenders)+i], v)
+			row = append(row, decimal(v))
+		}
+		result.add(row...)
+	}
+	row := []string{"median"}
+	for i, column := range columns {
+		if i < len(contenders) {
+			row = append(row, count(median(column)))
+		} else {
+			row = append(row, decimal(median(column)))
+		}
+	}
+	result.add(row...)
+	result.print(r.out)
+	return nil
+}
+
+func isOurs(c contender) bool { return c.server == "gateway" || c.server == "program" }
+
+func (r *runner) idle() error {
+	type column struct {
+		contender
+		tls bool
+	}
+	var columns []column
+	for _, c := range r.chosen(gatewayPlain, gatewayV1, loop, centrifugeJS) {
+		columns = append(columns, column{c, false})
+	}
+	for _, c := range r.chosen(gatewayPlain, centrifugeJS) {
+		columns = append(columns, column{c, true})
+	}
+	n := r.scaled(10_000)
+	result := table{title: fmt.Sprintf("%s idle connections: KiB of resident memory each", count(float64(n)))}
+	result.add("server", "TLS", "as it settles, median", "with free memory given back, median", "rounds")
+	result.note("as it settles: when the resident memory has not changed by 1 %% for 3 s, after 30 s at most")
+	for _, c := range columns {
+		var settled, least []float64
+		var rounds []string
+		for range r.rounds {
+			a, b, err := r.memory(trial{contender: c.contender, connections: n, tls: c.tls})
+			if err != nil {
+				return err
+			}
+			settled, least = append(settled, a), append(least, b)
+			rounds = append(rounds, fmt.Sprintf("%.1f/%.1f", a, b))
+			fmt.Fprintf(r.log, "%s, TLS %t: %.1f KiB each, %.1f with free memory given back\n", c.name, c.tls, a, b)
+		}
+		tls := map[bool]string{false: "no", true: "yes"}[c.tls]
+		result.add(c.name, tls, fmt.Sprintf("%.1f", median(settled)), fmt.Sprintf("%.1f", median(least)), strings.Join(rounds, " "))
+	}
+	result.print(r.out)
+	return nil
+}
+
+// memory returns the KiB of each idle connection: as they settle by themselves, and after the server has
+// given back what is free.
+func (r *runner) memory(t trial) (settled, least float64, err error) {
+	r.timeline = ""
+	s, err := r.launch(t.contender, t.tls)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.end()
+	time.Sleep(time.Second)
+	before, err := resident(s.pid())
+	if err != nil {
+		return 0, 0, err
+	}
+	client, err := r.client(t, s.address())
+	if err != nil {
+		return 0, 0, err
+	}
+	defer client.end()
+	each := func(bytes int64) float64 { return float64(bytes-before) / 1024 / float64(t.connections) }
+	var last []int64
+	for begun := time.Now(); time.Since(begun) < 3*r.length; time.Sleep(time.Second) {
+		now, err := resident(s.pid())
+		if err != nil {
+			return 0, 0, err
+		}
+		if last = append(last, now); len(last) > 4 {
+			last = last[1:]
+		}
+		if len(last) == 4 && float64(slices.Max(last)-slices.Min(last)) < 0.01*float64(now) {
+			break
+		}
+	}
+	settled = each(last[len(last)-1])
+	if err := s.settle(); err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(time.Second)
+	now, err := resident(s.pid())
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, err := client.ask("begin", 10*time.Second); err != nil { // it fails if connections were lost
+		return 0, 0, err
+	}
+	return settled, each(now), nil
+}
+
+func (r *runner) latency() error {
+	n := r.scaled(1000)
+	many := r.scaled(10_000)
+	for _, t := range []trial{
+		{connections: n, load: paced.Load{Rate: 60, Burst: 1, Keys: 1, Size: eventSize}},
+		{connections: many, keyed: true, load: paced.Load{Rate: 3 * float64(many), Burst: 1, Keys: many, Size: eventSize}},
+		{connections: n, keyed: true, load: paced.Load{Rate: 5 * float64(n), Burst: 1, Keys: n, Size: eventSize}},
+	} {
+		t.latency = true
+		title := fmt.Sprintf("Broadcast, %s connections, %g events/s", count(float64(t.connections)), t.load.Rate)
+		if t.keyed {
+			title = fmt.Sprintf("%s keys with a connection each, %s events/s", count(float64(t.load.Keys)), count(t.load.Rate))
+		}
+		all := r.chosen(gatewayPlain, gatewayV1, centrifugeJS, programV1)
+		if err := r.latencies(title+": milliseconds until the client has read an event", t, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// latencies prints a table of latencies.
+func (r *runner) latencies(title string, t trial, contenders []contender) error {
+	fmt.Fprintln(r.log, title)
+	result := table{title: title}
+	result.add("server", "round", "since durable: p50", "p99", "max", "since made: p50", "p99", "server's CPU %")
+	for _, c := range contenders {
+		t.contender = c
+		var figures [6][]float64
+		line := func(name string, values [6]float64) {
+			cells := []string{c.name, name}
+			for _, v := range values {
+				cells = append(cells, decimal(v))
+			}
+			result.add(cells...)
+		}
+		for n := range r.rounds {
+			o, err := r.measure(t)
+			if err != nil {
+				return err
+			}
+			for _, doubt := range o.doubts() {
+				result.note("round %d, %s: %s", n+1, c.name, doubt)
+			}
+			ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
+			values := [6]float64{
+				ms(o.SinceDurable.P50), ms(o.SinceDurable.P99), ms(o.SinceDurable.Most),
+				ms(o.SinceMade.P50), ms(o.SinceMade.P99), 100 * o.cpu / o.Seconds,
+			}
+			for i, v := range values {
+				figures[i] = append(figures[i], v)
+			}
+			line(fmt.Sprint(n+1), values)
+		}
+		var medians [6]float64
+		for i := range figures {
+			medians[i] = median(figures[i])
+		}
+		line("median", medians)
+	}
+	result.print(r.out)
+	return nil
+}
+
+func (r *runner) slow() error {
+	t := trial{
+		connections: r.scaled(1000), latency: true,
+		// Enough for the stalled ones to fill their sockets and queues within the trial.
+		load: paced.Load{Rate: 40, Burst: 1, Keys: 1, Size: 4000},
+	}
+	title := fmt.Sprintf("%s connections, %g events/s of %d bytes, one connection in ten stalled: milliseconds since durable",
+		count(float64(t.connections)), t.load.Rate, t.load.Size)
+	for _, c := range r.chosen(gatewayPlain, gatewayV1) {
+		t.contender = c
+		result := table{title: title + ", " + c.name}
+		result.add("round", "p50 without", "p99 without", "p50 with", "p99 with", "p99 with / without", "stalled ones cut")
+		var factors []float64
+		for n := range r.rounds {
+			t.stalled = 0
+			without, err := r.measure(t)
+			if err != nil {
+				return err
+			}
+			t.stalled = 10
+			with, err := r.measure(t)
+			if err != nil {
+				return err
+			}
+			factor := ratio(with.SinceDurable.P99.Seconds(), without.SinceDurable.P99.Seconds())
+			factors = append(factors, factor)
+			result.add(fmt.Sprint(n+1), milliseconds(without.SinceDurable.P50), milliseconds(without.SinceDurable.P99),
+				milliseconds(with.SinceDurable.P50), milliseconds(with.SinceDurable.P99), decimal(factor), fmt.Sprint(with.Losses))
+			with.Losses = 0 // which is what is to happen
+			for _, doubt := range append(without.doubts(), with.doubts()...) {
+				result.note("round %d: %s", n+1, doubt)
+			}
+		}
+		result.add("median", "", "", "", "", decimal(median(factors)), "")
+		result.print(r.out)
+	}
+	return nil
+}
+
+func (r *runner) restart() error {
+	n := r.scaled(10_000)
+	t := trial{contender: programV1, connections: n, keyed: true, load: paced.Load{Rate: float64(n) / 10, Burst: 1, Keys: n, Size: eventSize}}
+	result := table{title: fmt.Sprintf("kill -9 and restart with %s connections, a key each, %g events/s posted all the time, clients come back within %s: seconds since the kill",
+		count(float64(n)), t.load.Rate, r.jitter)}
+	result.add("round", "program ready", "all connections live", "all caught up with all that was posted", "missing", "repeated", "gaps told")
+	var columns [3][]float64
+	for round := range r.rounds {
+		times, report, err := r.restartOnce(t)
+		if err != nil {
+			return err
+		}
+		cells := []string{fmt.Sprint(round + 1)}
+		for i, v := range times {
+			columns[i] = append(columns[i], v)
+			cells = append(cells, decimal(v))
+		}
+		result.add(append(cells, fmt.Sprint(report.Missing), fmt.Sprint(report.Repeats), fmt.Sprint(report.Gaps))...)
+		fmt.Fprintf(r.log, "restart: %v; missing %d, repeated %d, gaps %d, connections lost %d\n",
+			times, report.Missing, report.Repeats, report.Gaps, report.Losses)
+	}
+	result.add("median", decimal(median(columns[0])), decimal(median(columns[1])), decimal(median(columns[2])), "", "", "")
+	result.print(r.out)
+	return nil
+}
+
+// restartOnce returns the seconds from the kill until the program was ready, all connections were live, and
+// all had all that had been posted by then.
+func (r *runner) restartOnce(t trial) (times [3]float64, report Report, err error) {
+	r.timeline = ""
+	s, err := r.launchProgram()
+	if err != nil {
+		return times, report, err
+	}
+	defer s.end()
+	client, err := r.client(t, s.address(), "-reconnect", "-jitter", r.jitter.String())
+	if err != nil {
+		return times, report, err
+	}
+	defer client.end()
+	if err := s.load(t.load); err != nil {
+		return times, report, err
+	}
+	time.Sleep(r.warm)
+	p := s.(*program) //nolint:forcetypeassert // launchProgram's
+	if _, err := client.ask("begin", 10*time.Second); err != nil {
+		return times, report, err
+	}
+	begun := time.Now()
+	if err := p.kill(); err != nil {
+		return times, report, err
+	}
+	if err := p.start(); err != nil {
+		return times, report, err
+	}
+	times[0] = time.Since(begun).Seconds()
+	// Events go on coming; what had been posted when all are live is what they have to have.
+	if _, err := client.ask("await 0", patience); err != nil {
+		return times, report, err
+	}
+	times[1] = time.Since(begun).Seconds()
+	events, err := s.stop()
+	if err != nil {
+		return times, report, err
+	}
+	if _, err := client.ask(fmt.Sprint("await ", events), patience); err != nil {
+		return times, report, err
+	}
+	times[2] = time.Since(begun).Seconds()
+	line, err := client.ask("end", time.Minute)
+	if err == nil {
+		err = json.Unmarshal([]byte(line), &report)
+	}
+	return times, report, err
+}
