@@ -54,14 +54,16 @@ func run(args []string) error {
 	f.DurationVar(&r.linger, "linger", time.Millisecond,
 		"how long the client sleeps when there is nothing to read, where latency is not measured; 0: writes of the server wake it")
 	f.DurationVar(&r.jitter, "jitter", 3*time.Second, "clients come back after a random time up to this")
-	f.IntVar(&r.serverCore, "server-core", 0, "core of the server, where there is taskset; -1: any")
-	f.IntVar(&r.clientCore, "client-core", 1, "core of the client")
+	f.IntVar(&r.serverAt.core, "server-core", 0, "core of the server, where there is taskset; -1: any")
+	f.IntVar(&r.clientAt.core, "client-core", 1, "core of the client")
+	realtime := f.Bool("realtime", false, "servers and client go before all that the machine does otherwise, where there is chrt (root)")
 	f.StringVar(&r.profile, "profile", "", "`file` for the CPU profile of the gateway in the last trial")
 	only := f.String("only", "", "servers to measure, by column or kind, separated by commas; all if absent")
 	store := f.String("o", "", "`file` to which the tables are appended, besides stdout")
 	if err := f.Parse(args[1:]); err != nil {
 		return err
 	}
+	r.serverAt.realtime, r.clientAt.realtime = *realtime, *realtime
 	if *only != "" {
 		r.only = map[string]bool{}
 		for name := range strings.SplitSeq(*only, ",") {

@@ -29,13 +29,27 @@ type process struct {
 	log tail // of stderr
 }
 
-// start starts a program on a core of its own, if there is taskset, with environment in addition.
-func start(name string, core int, environment []string, program string, args ...string) (*process, error) {
-	if taskset, err := exec.LookPath("taskset"); err == nil && core >= 0 && runtime.NumCPU() > 1 {
-		args = append([]string{"-c", strconv.Itoa(core), program}, args...)
-		program = taskset
+// place is where a process runs.
+type place struct {
+	core     int // -1: any
+	realtime bool
+}
+
+// command returns the command that runs a program there, as far as this machine has what it takes.
+func (p place) command(program string, args []string) *exec.Cmd {
+	command := append([]string{program}, args...)
+	if taskset, err := exec.LookPath("taskset"); err == nil && p.core >= 0 && p.core < runtime.NumCPU() {
+		command = append([]string{taskset, "-c", strconv.Itoa(p.core)}, command...)
 	}
-	p := &process{name: name, cmd: exec.Command(program, args...), lines: make(chan string, 64)}
+	if chrt, err := exec.LookPath("chrt"); err == nil && p.realtime {
+		command = append([]string{chrt, "--rr", "1"}, command...)
+	}
+	return exec.Command(command[0], command[1:]...)
+}
+
+// start starts a program with environment in addition.
+func start(name string, at place, environment []string, program string, args ...string) (*process, error) {
+	p := &process{name: name, cmd: at.command(program, args), lines: make(chan string, 64)}
 	p.cmd.Env = append(os.Environ(), environment...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var err error

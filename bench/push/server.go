@@ -45,15 +45,14 @@ type server interface {
 
 // launcher starts servers.
 type launcher struct {
-	dir          string // for what they need
-	self         string // this program
-	environment  []string
-	centrifuge   string // its program, once built
-	millrace     string // its program, once built
-	serverCore   int
-	timeline     string
-	profile      string
-	programFlags string // lines of configuration below gateway:
+	dir         string // for what they need
+	self        string // this program
+	environment []string
+	centrifuge  string // its program, once built
+	millrace    string // its program, once built
+	serverAt    place
+	timeline    string
+	profile     string
 }
 
 // oneCore is how servers run.
@@ -86,7 +85,7 @@ func (l *launcher) launch(c contender, tls bool) (server, error) {
 	default:
 		args = append([]string{c.server}, args...)
 	}
-	p, err := start(c.name, l.serverCore, append(oneCore, l.environment...), program, args...)
+	p, err := start(c.name, l.serverAt, append(oneCore, l.environment...), program, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -17,16 +17,16 @@ import (
 // runner runs trials and prints tables.
 type runner struct {
 	launcher
-	clientCore int
-	rounds     int
-	length     time.Duration // of a trial
-	warm       time.Duration // before it
-	linger     time.Duration // of the client where latency is not measured
-	jitter     time.Duration
-	scale      float64 // of the number of connections
-	only       map[string]bool
-	out        io.Writer // tables
-	log        io.Writer // what happens
+	clientAt place
+	rounds   int
+	length   time.Duration // of a trial
+	warm     time.Duration // before it
+	linger   time.Duration // of the client where latency is not measured
+	jitter   time.Duration
+	scale    float64 // of the number of connections
+	only     map[string]bool
+	out      io.Writer // tables
+	log      io.Writer // what happens
 }
 
 // trial is one server under one load.
@@ -45,6 +45,7 @@ type outcome struct {
 	Report
 	cpu      float64 // seconds of the server
 	expected float64 // deliveries
+	burst    int     // events that came at a time
 }
 
 // perCPU is the deliveries per second of the server's CPU.
@@ -60,6 +61,9 @@ func (o *outcome) doubts() (all []string) {
 	}
 	if kept := o.keptUp(); kept < 0.97 {
 		all = append(all, fmt.Sprintf("fell behind: %.0f %% of the deliveries came", 100*kept))
+	}
+	if together := ratio(float64(o.Deliveries), float64(o.Reads)); together > 1.1*float64(o.burst) {
+		all = append(all, fmt.Sprintf("events arrived %.1f at a time instead of %d: the machine was busy, or the server late", together, o.burst))
 	}
 	if o.Missing > 0 || o.Repeats > 0 || o.Gaps > 0 {
 		all = append(all, fmt.Sprintf("%d events missing, %d repeated, %d gaps told", o.Missing, o.Repeats, o.Gaps))
@@ -88,7 +92,7 @@ func (r *runner) client(t trial, address string, further ...string) (*process, e
 	if !t.latency {
 		args = append(args, "-linger", r.linger.String())
 	}
-	p, err := start("client", r.clientCore, r.environment, r.self, append(args, further...)...)
+	p, err := start("client", r.clientAt, r.environment, r.self, append(args, further...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +142,7 @@ func (r *runner) measure(t trial) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &outcome{cpu: after - before}
+	o := &outcome{cpu: after - before, burst: t.load.Burst}
 	line, err := client.ask("end", time.Minute)
 	if err != nil {
 		return nil, err
@@ -157,8 +161,9 @@ func (r *runner) measure(t trial) (*outcome, error) {
 	if t.keyed {
 		o.expected /= float64(t.load.Keys)
 	}
-	fmt.Fprintf(r.log, "%s: %s deliveries/s, %s per second of CPU; the server used %.0f %% of a core, the client %.0f %%\n",
-		t.name, count(float64(o.Deliveries)/o.Seconds), count(o.perCPU()), 100*o.cpu/o.Seconds, 100*o.CPU/o.Seconds)
+	fmt.Fprintf(r.log, "%s: %s deliveries/s, %s per second of CPU; the server used %.0f %% of a core, the client %.0f %%; %.1f events a read\n",
+		t.name, count(float64(o.Deliveries)/o.Seconds), count(o.perCPU()), 100*o.cpu/o.Seconds, 100*o.CPU/o.Seconds,
+		ratio(float64(o.Deliveries), float64(o.Reads)))
 	for _, doubt := range o.doubts() {
 		fmt.Fprintf(r.log, "%s: %s\n", t.name, doubt)
 	}
