@@ -13,7 +13,10 @@ import (
 func (c *client) runTLS(at int) {
 	k := &c.all[at]
 	err := func() error {
-		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+at%max(1, c.options.sources)))}}
+		var dialer net.Dialer
+		if c.options.sources > 1 {
+			dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+at%c.options.sources))}
+		}
 		plain, err := dialer.Dial("tcp4", c.options.address)
 		if err != nil {
 			return fmt.Errorf("connect: %w", err)

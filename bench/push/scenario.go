@@ -69,9 +69,18 @@ func (r *runner) burst() error {
 
 func (r *runner) keys() error {
 	n := r.scaled(10_000)
-	t := trial{connections: n, keyed: true, load: paced.Load{Rate: float64(n), Burst: 1, Keys: n, Size: eventSize}}
-	title := fmt.Sprintf("%s keys with a connection each, 1 event/s each: deliveries per second of the server's CPU", count(float64(n)))
-	return r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS)
+	for _, tick := range []time.Duration{0, 10 * time.Millisecond} {
+		t := trial{connections: n, keyed: true, load: paced.Load{Rate: float64(n), Burst: 1, Tick: tick, Keys: n, Size: eventSize}}
+		come := "one by one"
+		if tick > 0 {
+			come = fmt.Sprintf("%d every %s", int(t.load.Rate*tick.Seconds()), tick)
+		}
+		title := fmt.Sprintf("%s keys with a connection each, 1 event/s each, %s: deliveries per second of the server's CPU", count(float64(n)), come)
+		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // compare prints what all contenders deliver per second of CPU, round by round, and how ours compare with
@@ -223,7 +232,7 @@ func (r *runner) latency() error {
 	many := r.scaled(10_000)
 	for _, t := range []trial{
 		{connections: n, load: paced.Load{Rate: 60, Burst: 1, Keys: 1, Size: eventSize}},
-		{connections: many, keyed: true, load: paced.Load{Rate: 3 * float64(many), Burst: 1, Keys: many, Size: eventSize}},
+		{connections: many, keyed: true, load: paced.Load{Rate: 3 * float64(many), Burst: 1, Tick: time.Millisecond, Keys: many, Size: eventSize}},
 		{connections: n, keyed: true, load: paced.Load{Rate: 5 * float64(n), Burst: 1, Keys: n, Size: eventSize}},
 	} {
 		t.latency = true
@@ -323,7 +332,7 @@ func (r *runner) slow() error {
 
 func (r *runner) restart() error {
 	n := r.scaled(10_000)
-	t := trial{contender: programV1, connections: n, keyed: true, load: paced.Load{Rate: float64(n) / 10, Burst: 1, Keys: n, Size: eventSize}}
+	t := trial{contender: programV1, connections: n, keyed: true, load: paced.Load{Rate: float64(n) / 10, Burst: 1, Tick: 10 * time.Millisecond, Keys: n, Size: eventSize}}
 	result := table{title: fmt.Sprintf("kill -9 and restart with %s connections, a key each, %g events/s posted all the time, clients come back within %s: seconds since the kill",
 		count(float64(n)), t.load.Rate, r.jitter)}
 	result.add("round", "program ready", "all connections live", "all caught up with all that was posted", "missing", "repeated", "gaps told")

@@ -111,7 +111,7 @@ func (s *commanded) address() string { return s.at }
 func (s *commanded) pid() int        { return s.cmd.Process.Pid }
 
 func (s *commanded) load(l paced.Load) error {
-	_, err := s.ask(fmt.Sprintf("load %g %d %d %d", l.Rate, l.Burst, l.Keys, l.Size), 10*time.Second)
+	_, err := s.ask(fmt.Sprintf("load %g %d %d %d %d", l.Rate, l.Burst, l.Tick.Nanoseconds(), l.Keys, l.Size), 10*time.Second)
 	return err
 }
 

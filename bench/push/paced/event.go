@@ -3,6 +3,7 @@ package paced
 import (
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Event is one event to be pushed.
@@ -14,10 +15,11 @@ type Event struct {
 
 // Load is what is to be pushed.
 type Load struct {
-	Rate  float64 // events a second, over all keys
-	Burst int     // events that come at a time; 1 at least
-	Keys  int     // events have the keys 0 to Keys-1, in turn
-	Size  int     // of an event's data in bytes
+	Rate  float64       // events a second, over all keys
+	Burst int           // events that come at a time; 1 at least
+	Tick  time.Duration // what is due within it comes at a time, too
+	Keys  int           // events have the keys 0 to Keys-1, in turn
+	Size  int           // of an event's data in bytes
 }
 
 // AppendData appends the data of event n, {"n":N,"k":"KEY","pad":"xx"}, size bytes long unless what it has

@@ -5,9 +5,6 @@ import (
 	"time"
 )
 
-// tick is the shortest time between two batches: faster loads come as several events in one.
-const tick = 10 * time.Millisecond
-
 // most bounds a batch: what has become due while the last one was being pushed comes in several.
 const most = 10_000
 
@@ -15,7 +12,7 @@ const most = 10_000
 // It returns how many events there were. Events that became due while push took its time follow at once.
 func Pace(ctx context.Context, l Load, push func(from, to int64) error) (int64, error) {
 	interval := time.Duration(float64(l.Burst) / l.Rate * float64(time.Second))
-	step := max(interval, tick)
+	step := max(interval, l.Tick)
 	begun := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -43,7 +43,7 @@ func Flags(f *flag.FlagSet) *Options {
 // Main serves on a port of its own and obeys the lines that come on stdin, answering each with one on stdout:
 //
 //	(nothing)              listening ADDRESS
-//	load RATE BURST KEYS SIZE    loading: events come from now on
+//	load RATE BURST TICK KEYS SIZE    loading: events come from now on; TICK in nanoseconds
 //	stop                   stopped N: so many events came
 //	settle                 settled: memory that is free was given back to the system
 //
@@ -74,8 +74,8 @@ func Main(o *Options, serve func(net.Listener) (Push, error)) error {
 	var stop func() (int64, error)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var load Load
-		switch n, _ := fmt.Sscanf(lines.Text(), "load %g %d %d %d", &load.Rate, &load.Burst, &load.Keys, &load.Size); {
-		case n == 4:
+		switch n, _ := fmt.Sscanf(lines.Text(), "load %g %d %d %d %d", &load.Rate, &load.Burst, &load.Tick, &load.Keys, &load.Size); {
+		case n == 5:
 			if stop, err = begin(load, push, timeline, o.profile); err != nil {
 				return err
 			}
