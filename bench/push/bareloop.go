@@ -41,7 +41,7 @@ func serveBareLoop(args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	return paced.Main(o, func(l net.Listener) (paced.Push, error) {
+	return paced.Main(o, func(l net.Listener, _ *paced.Timeline) (paced.Push, error) {
 		s := &bareLoop{raw: *raw, byKey: map[string][]socket{}}
 		go s.accept(l)
 		return s.push, nil

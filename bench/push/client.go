@@ -261,8 +261,11 @@ func cpuOfSelf() float64 {
 func (c *client) measure() {
 	var sinceMade, sinceDurable []time.Duration
 	for _, s := range c.samples {
-		if made, durable := c.timeline.Of(s.n); made > 0 && durable > 0 {
+		made, durable := c.timeline.Of(s.n)
+		if made > 0 {
 			sinceMade = append(sinceMade, time.Duration(s.at-made))
+		}
+		if durable > 0 {
 			sinceDurable = append(sinceDurable, time.Duration(max(0, s.at-durable)))
 		}
 	}
@@ -321,9 +324,6 @@ func (c *client) connect(at int) error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	k.fd = fd
-	if k.stalled { // so that little fits
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) // a hint
-	}
 	if c.options.sources > 1 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // saves ports
 		from := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + at%c.options.sources)}}

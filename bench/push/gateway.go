@@ -27,11 +27,11 @@ func serveGateway(args []string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	return paced.Main(o, func(l net.Listener) (paced.Push, error) {
+	return paced.Main(o, func(l net.Listener, timeline *paced.Timeline) (paced.Push, error) {
 		retained := memory.Retention{Bytes: 8 << 20}
 		stream := memory.New("events", memory.Options{Retention: retained})
 		dead := memory.New("dead", memory.Options{Retention: retained})
-		p, err := producer.Open(ctx, producer.Config{Name: "source/bench", Into: stream, Dead: dead})
+		p, err := producer.Open(ctx, producer.Config{Name: "source/bench", Into: &noting{Stream: stream, timeline: timeline}, Dead: dead})
 		if err != nil {
 			return nil, err
 		}
@@ -71,4 +71,22 @@ func serveGateway(args []string) error {
 			return p.Flush(ctx)
 		}, nil
 	})
+}
+
+// noting notes when events are durable: as soon as the append returns, since whoever waits for it may have
+// to wait for the processor, too.
+type noting struct {
+	millrace.Stream
+	timeline *paced.Timeline
+	events   int64
+}
+
+// Append implements millrace.Stream. The producer appends one block at a time.
+func (s *noting) Append(ctx context.Context, partition string, after millrace.Position, b millrace.Block) (millrace.Position, error) {
+	at, err := s.Stream.Append(ctx, partition, after, b)
+	if err == nil {
+		s.timeline.Durable(s.events, s.events+int64(b.Header.Events))
+		s.events += int64(b.Header.Events)
+	}
+	return at, err
 }

@@ -135,7 +135,6 @@ func (p *program) load(l paced.Load) error {
 					return err
 				}
 			}
-			p.timeline.Durable(from, to)
 			return nil
 		})
 	}()

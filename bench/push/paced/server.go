@@ -21,8 +21,7 @@ import (
 	"time"
 )
 
-// Push hands a batch of events to all clients that want them, and returns when it is durable, where a
-// server has such a notion.
+// Push hands a batch of events to all clients that want them.
 type Push func(batch []Event) error
 
 // Options are what the runner tells a server in flags, besides the server's own.
@@ -48,7 +47,7 @@ func Flags(f *flag.FlagSet) *Options {
 //	settle                 settled: memory that is free was given back to the system
 //
 // It returns when stdin ends.
-func Main(o *Options, serve func(net.Listener) (Push, error)) error {
+func Main(o *Options, serve func(net.Listener, *Timeline) (Push, error)) error {
 	RaiseLimits()
 	var config net.ListenConfig
 	l, err := config.Listen(context.Background(), "tcp4", "0.0.0.0:0") // clients have several addresses
@@ -61,11 +60,11 @@ func Main(o *Options, serve func(net.Listener) (Push, error)) error {
 			return err
 		}
 	}
-	push, err := serve(l)
+	timeline, err := OpenTimeline(o.timeline)
 	if err != nil {
 		return err
 	}
-	timeline, err := OpenTimeline(o.timeline)
+	push, err := serve(l, timeline)
 	if err != nil {
 		return err
 	}
@@ -116,9 +115,7 @@ func begin(load Load, push Push, timeline *Timeline, profile string) (stop func(
 		batch := NewBatch(load)
 		pushed, failure = Pace(ctx, load, func(from, to int64) error {
 			timeline.Made(from, to)
-			err := push(batch.Render(from, to))
-			timeline.Durable(from, to)
-			return err
+			return push(batch.Render(from, to))
 		})
 	}()
 	return func() (int64, error) {

@@ -11,8 +11,8 @@ import (
 	"unsafe"
 )
 
-// Timeline is a file in which a server notes, for each event, when it was made and when it was durable, and
-// from which the client reads it: the two share the machine's clock.
+// Timeline is a file in which a server notes, for each event, when it was made and, where it has such a
+// notion, when it was durable, and from which the client reads it: the two share the machine's clock.
 type Timeline struct {
 	memory []byte
 	times  []int64 // two each

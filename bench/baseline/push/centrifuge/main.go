@@ -33,7 +33,7 @@ func run() error {
 	o := paced.Flags(flag.CommandLine)
 	pool := flag.Bool("pool", true, "UseWriteBufferPool, which saves memory")
 	flag.Parse()
-	return paced.Main(o, func(l net.Listener) (paced.Push, error) { return serve(l, *pool) })
+	return paced.Main(o, func(l net.Listener, _ *paced.Timeline) (paced.Push, error) { return serve(l, *pool) })
 }
 
 type channelOfRequest struct{}
