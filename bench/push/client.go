@@ -161,7 +161,8 @@ func newClient(o clientOptions) (*client, error) {
 //	(nothing)   open: all connections are
 //	begin       begun: an interval begins
 //	end         a Report in JSON
-//	await N     caught: every connection that is not stalled has got its last event below number N
+//	await N S   caught: every connection that is not stalled has got its last event below number N; or
+//	            late LIVE CAUGHT: not so after S seconds, so many are live and have got it
 func (c *client) run(commands *bufio.Scanner) error {
 	runtime.LockOSThread()
 	lines := make(chan string)
@@ -171,7 +172,7 @@ func (c *client) run(commands *bufio.Scanner) error {
 			lines <- commands.Text()
 		}
 	}()
-	awaited := int64(-1)
+	var awaited await
 	events := make([]unix.EpollEvent, 1024)
 	for {
 		n, err := c.wait(events)
@@ -187,9 +188,14 @@ func (c *client) run(commands *bufio.Scanner) error {
 			c.opened = true
 			fmt.Println("open")
 		}
-		if awaited >= 0 && c.caughtUp(awaited) {
-			awaited = -1
-			fmt.Println("caught")
+		if awaited.on {
+			if caught := c.caughtUp(awaited.events); caught == len(c.all) {
+				awaited.on = false
+				fmt.Println("caught")
+			} else if time.Now().After(awaited.until) {
+				awaited.on = false
+				fmt.Println("late", c.live, caught)
+			}
 		}
 		select {
 		case line, more := <-lines:
@@ -226,9 +232,18 @@ func (c *client) wait(events []unix.EpollEvent) (int, error) {
 	return max(n, 0), err
 }
 
-func (c *client) obey(line string, awaited *int64) error {
-	switch n, _ := fmt.Sscanf(line, "await %d", awaited); {
-	case n == 1:
+// await is what the runner waits for.
+type await struct {
+	on     bool
+	events int64
+	until  time.Time
+}
+
+func (c *client) obey(line string, awaited *await) error {
+	var seconds float64
+	switch n, _ := fmt.Sscanf(line, "await %d %g", &awaited.events, &seconds); {
+	case n == 2:
+		awaited.on, awaited.until = true, time.Now().Add(time.Duration(seconds*float64(time.Second)))
 	case line == "begin":
 		c.report.Deliveries, c.report.Bytes, c.report.Reads, c.samples = 0, 0, 0, c.samples[:0]
 		c.counting, c.begun, c.cpu = true, time.Now(), cpuOfSelf()
@@ -272,22 +287,20 @@ func (c *client) measure() {
 	c.report.SinceMade, c.report.SinceDurable = latencyOf(sinceMade), latencyOf(sinceDurable)
 }
 
-// caughtUp says whether every connection is live and has got its last event below number n.
-func (c *client) caughtUp(n int64) bool {
-	if c.live < len(c.all) {
-		return false
-	}
+// caughtUp returns how many connections are live and have got their last event below number n; of stalled
+// ones the former is enough.
+func (c *client) caughtUp(n int64) (caught int) {
 	for i := range c.all {
 		k := &c.all[i]
 		last := n - 1
 		if c.options.keys > 0 {
 			last -= ((last-int64(i%c.options.keys))%k.step + k.step) % k.step
 		}
-		if !k.stalled && k.last < last {
-			return false
+		if k.phase == live && (k.stalled || k.last >= last) {
+			caught++
 		}
 	}
-	return true
+	return caught
 }
 
 // open begins handshakes, as many as may be under way, of connections whose time has come.
@@ -324,6 +337,9 @@ func (c *client) connect(at int) error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	k.fd = fd
+	if k.stalled { // so that its socket is soon full
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 32<<10) // a hint
+	}
 	if c.options.sources > 1 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // saves ports
 		from := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + at%c.options.sources)}}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/bench/push/paced"
 	"github.com/millrace/millrace/gateway"
@@ -27,6 +29,8 @@ func serveGateway(args []string) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	registry := prometheus.NewRegistry()
+	o.Cut = func() int { return int(sumOf(registry, "millrace_gateway_cut_total")) }
 	return paced.Main(o, func(l net.Listener, timeline *paced.Timeline) (paced.Push, error) {
 		retained := memory.Retention{Bytes: 8 << 20}
 		stream := memory.New("events", memory.Options{Retention: retained})
@@ -38,7 +42,9 @@ func serveGateway(args []string) error {
 		var c gateway.Config
 		c.SetDefaults()
 		c.Endpoints = map[string]gateway.Endpoint{"/events": {From: "events", Key: "query:key"}}
-		g, err := gateway.New(c, gateway.Options{Streams: map[string]millrace.Stream{"events": stream}})
+		g, err := gateway.New(c, gateway.Options{
+			Streams: map[string]millrace.Stream{"events": stream}, Metrics: gateway.NewMetrics(registry),
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -89,4 +95,20 @@ func (s *noting) Append(ctx context.Context, partition string, after millrace.Po
 		s.events += int64(b.Header.Events)
 	}
 	return at, err
+}
+
+// sumOf adds up a counter over its labels.
+func sumOf(registry *prometheus.Registry, name string) (sum float64) {
+	families, err := registry.Gather()
+	if err != nil {
+		return 0
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }

@@ -33,7 +33,7 @@ type program struct {
 	err    error
 }
 
-func (l *launcher) launchProgram() (server, error) {
+func (l *launcher) launchProgram() (*program, error) {
 	if l.millrace == "" {
 		var err error
 		if l.millrace, err = build(l.dir, "millrace", ".", "./cmd/millrace"); err != nil {
@@ -141,11 +141,11 @@ func (p *program) load(l paced.Load) error {
 	return nil
 }
 
-func (p *program) stop() (int64, error) {
+func (p *program) stop() (stopped, error) {
 	p.cancel()
 	<-p.done
 	p.cancel = nil
-	return p.posted, p.err
+	return stopped{events: p.posted}, p.err
 }
 
 var errRefused = errors.New("refused")

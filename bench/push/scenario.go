@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -303,6 +302,9 @@ func (r *runner) slow() error {
 	}
 	title := fmt.Sprintf("%s connections, %g events/s of %d bytes, one connection in ten stalled: milliseconds since durable",
 		count(float64(t.connections)), t.load.Rate, t.load.Size)
+	warm := r.warm
+	defer func() { r.warm = warm }()
+	r.warm = 0 // the stalled ones fall behind, and are cut, while it is measured
 	for _, c := range r.chosen(gatewayPlain, gatewayV1) {
 		t.contender = c
 		result := table{title: title + ", " + c.name}
@@ -322,8 +324,8 @@ func (r *runner) slow() error {
 			factor := ratio(with.SinceDurable.P99.Seconds(), without.SinceDurable.P99.Seconds())
 			factors = append(factors, factor)
 			result.add(fmt.Sprint(n+1), milliseconds(without.SinceDurable.P50), milliseconds(without.SinceDurable.P99),
-				milliseconds(with.SinceDurable.P50), milliseconds(with.SinceDurable.P99), decimal(factor), fmt.Sprint(with.Losses))
-			with.Losses = 0 // which is what is to happen
+				milliseconds(with.SinceDurable.P50), milliseconds(with.SinceDurable.P99), decimal(factor), fmt.Sprint(with.cut))
+			with.Losses = 0 // of the stalled ones, which is as it should be
 			for _, doubt := range append(without.doubts(), with.doubts()...) {
 				result.note("round %d: %s", n+1, doubt)
 			}
@@ -332,80 +334,4 @@ func (r *runner) slow() error {
 		result.print(r.out)
 	}
 	return nil
-}
-
-func (r *runner) restart() error {
-	n := r.scaled(10_000)
-	t := trial{contender: programV1, connections: n, keyed: true, load: paced.Load{Rate: float64(n) / 10, Burst: 1, Tick: 10 * time.Millisecond, Keys: n, Size: eventSize}}
-	result := table{title: fmt.Sprintf("kill -9 and restart with %s connections, a key each, %g events/s posted all the time, clients come back within %s: seconds since the kill",
-		count(float64(n)), t.load.Rate, r.jitter)}
-	result.add("round", "program ready", "all connections live", "all caught up with all that was posted", "missing", "repeated", "gaps told")
-	var columns [3][]float64
-	for round := range r.rounds {
-		times, report, err := r.restartOnce(t)
-		if err != nil {
-			return err
-		}
-		cells := []string{fmt.Sprint(round + 1)}
-		for i, v := range times {
-			columns[i] = append(columns[i], v)
-			cells = append(cells, decimal(v))
-		}
-		result.add(append(cells, fmt.Sprint(report.Missing), fmt.Sprint(report.Repeats), fmt.Sprint(report.Gaps))...)
-		fmt.Fprintf(r.log, "restart: %v; missing %d, repeated %d, gaps %d, connections lost %d\n",
-			times, report.Missing, report.Repeats, report.Gaps, report.Losses)
-	}
-	result.add("median", decimal(median(columns[0])), decimal(median(columns[1])), decimal(median(columns[2])), "", "", "")
-	result.print(r.out)
-	return nil
-}
-
-// restartOnce returns the seconds from the kill until the program was ready, all connections were live, and
-// all had all that had been posted by then.
-func (r *runner) restartOnce(t trial) (times [3]float64, report Report, err error) {
-	r.timeline = ""
-	s, err := r.launchProgram()
-	if err != nil {
-		return times, report, err
-	}
-	defer s.end()
-	client, err := r.client(t, s.address(), "-reconnect", "-jitter", r.jitter.String())
-	if err != nil {
-		return times, report, err
-	}
-	defer client.end()
-	if err := s.load(t.load); err != nil {
-		return times, report, err
-	}
-	time.Sleep(r.warm)
-	p := s.(*program) //nolint:forcetypeassert // launchProgram's
-	if _, err := client.ask("begin", 10*time.Second); err != nil {
-		return times, report, err
-	}
-	begun := time.Now()
-	if err := p.kill(); err != nil {
-		return times, report, err
-	}
-	if err := p.start(); err != nil {
-		return times, report, err
-	}
-	times[0] = time.Since(begun).Seconds()
-	// Events go on coming; what had been posted when all are live is what they have to have.
-	if _, err := client.ask("await 0", patience); err != nil {
-		return times, report, err
-	}
-	times[1] = time.Since(begun).Seconds()
-	events, err := s.stop()
-	if err != nil {
-		return times, report, err
-	}
-	if _, err := client.ask(fmt.Sprint("await ", events), patience); err != nil {
-		return times, report, err
-	}
-	times[2] = time.Since(begun).Seconds()
-	line, err := client.ask("end", time.Minute)
-	if err == nil {
-		err = json.Unmarshal([]byte(line), &report)
-	}
-	return times, report, err
 }

@@ -38,9 +38,15 @@ type server interface {
 	address() string
 	pid() int
 	load(l paced.Load) error
-	stop() (events int64, err error)
+	stop() (stopped, error)
 	settle() error // gives free memory back; where it cannot be told, nothing
 	end()
+}
+
+// stopped is what a server tells when the load ends.
+type stopped struct {
+	events int64
+	cut    int // connections, where it is known
 }
 
 // launcher starts servers.
@@ -115,15 +121,15 @@ func (s *commanded) load(l paced.Load) error {
 	return err
 }
 
-func (s *commanded) stop() (events int64, err error) {
+func (s *commanded) stop() (end stopped, err error) {
 	line, err := s.ask("stop", 30*time.Second)
 	if err != nil {
-		return 0, err
+		return end, err
 	}
-	if _, err := fmt.Sscanf(line, "stopped %d", &events); err != nil {
-		return 0, s.failed(fmt.Errorf("%q says not how many events there were", line))
+	if _, err := fmt.Sscanf(line, "stopped %d %d", &end.events, &end.cut); err != nil {
+		return end, s.failed(fmt.Errorf("%q says not how many events there were", line))
 	}
-	return events, nil
+	return end, nil
 }
 
 func (s *commanded) settle() error {

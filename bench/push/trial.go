@@ -46,6 +46,7 @@ type outcome struct {
 	cpu      float64 // seconds of the server
 	expected float64 // deliveries
 	burst    int     // events that came at a time
+	cut      int     // connections, by the server
 }
 
 // perCPU is the deliveries per second of the server's CPU.
@@ -150,9 +151,11 @@ func (r *runner) measure(t trial) (*outcome, error) {
 	if err := json.Unmarshal([]byte(line), &o.Report); err != nil {
 		return nil, client.failed(err)
 	}
-	if _, err := s.stop(); err != nil {
+	end, err := s.stop()
+	if err != nil {
 		return nil, err
 	}
+	o.cut = end.cut
 	reading := t.connections
 	if t.stalled > 0 {
 		reading -= t.connections / t.stalled

@@ -28,6 +28,9 @@ type Push func(batch []Event) error
 type Options struct {
 	timeline, profile string
 	tls               bool
+
+	// Cut, if a server sets it, tells how many connections it has cut.
+	Cut func() int
 }
 
 // Flags defines the flags that all servers have.
@@ -43,7 +46,7 @@ func Flags(f *flag.FlagSet) *Options {
 //
 //	(nothing)              listening ADDRESS
 //	load RATE BURST TICK KEYS SIZE    loading: events come from now on; TICK in nanoseconds
-//	stop                   stopped N: so many events came
+//	stop                   stopped N C: so many events came, and connections were cut
 //	settle                 settled: memory that is free was given back to the system
 //
 // It returns when stdin ends.
@@ -84,7 +87,11 @@ func Main(o *Options, serve func(net.Listener, *Timeline) (Push, error)) error {
 			if err != nil {
 				return err
 			}
-			fmt.Println("stopped", events)
+			cut := 0
+			if o.Cut != nil {
+				cut = o.Cut()
+			}
+			fmt.Println("stopped", events, cut)
 		case lines.Text() == "settle":
 			debug.FreeOSMemory()
 			fmt.Println("settled")
