@@ -337,8 +337,9 @@ func (c *client) connect(at int) error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	k.fd = fd
-	if k.stalled { // so that its socket is soon full
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 32<<10) // a hint
+	if k.stalled { // as over Ethernet: the server's socket would take megabytes of loopback's large segments
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1448)
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 32<<10)
 	}
 	if c.options.sources > 1 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // saves ports
