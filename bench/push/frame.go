@@ -68,8 +68,9 @@ func positionOf(p []byte) []byte {
 	if !found {
 		return nil
 	}
-	if end := bytes.IndexByte(rest, '"'); end >= 0 {
-		return rest[:end]
+	id, _, found := bytes.Cut(rest, []byte{'"'})
+	if !found {
+		return nil
 	}
-	return nil
+	return id
 }

@@ -80,7 +80,7 @@ func run(args []string) error {
 	if r.dir, err = os.MkdirTemp("", "push"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(r.dir)
+	defer func() { _ = os.RemoveAll(r.dir) }() // else it is left in the temporary folder
 	r.out, r.log = os.Stdout, os.Stderr
 	if *store != "" {
 		file, err := os.OpenFile(*store, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644) //nolint:gosec // figures are no secret

@@ -158,7 +158,7 @@ func (r *runner) idle() error {
 	n := r.scaled(10_000)
 	result := table{title: fmt.Sprintf("%s idle connections: KiB of resident memory each", count(float64(n)))}
 	result.add("server", "TLS", "as it settles, median", "with free memory given back, median", "rounds")
-	result.note("as it settles: when the resident memory has not changed by 1 %% for 3 s, after 30 s at most")
+	result.note("as it settles: when the resident memory has not changed by 1 %% for %s, after %s at most", 3*r.length/10, 3*r.length)
 	for _, c := range columns {
 		var settled, least []float64
 		var rounds []string
@@ -187,7 +187,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 		return 0, 0, err
 	}
 	defer s.end()
-	time.Sleep(time.Second)
+	time.Sleep(r.length / 10)
 	before, err := resident(s.pid())
 	if err != nil {
 		return 0, 0, err
@@ -199,7 +199,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 	defer client.end()
 	each := func(bytes int64) float64 { return float64(bytes-before) / 1024 / float64(t.connections) }
 	var last []int64
-	for begun := time.Now(); time.Since(begun) < 3*r.length; time.Sleep(time.Second) {
+	for begun := time.Now(); time.Since(begun) < 3*r.length; time.Sleep(r.length / 10) {
 		now, err := resident(s.pid())
 		if err != nil {
 			return 0, 0, err
@@ -215,7 +215,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 	if err := s.settle(); err != nil {
 		return 0, 0, err
 	}
-	time.Sleep(time.Second)
+	time.Sleep(r.length / 10)
 	now, err := resident(s.pid())
 	if err != nil {
 		return 0, 0, err

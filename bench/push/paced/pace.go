@@ -2,6 +2,7 @@ package paced
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -11,7 +12,7 @@ const most = 10_000
 // Pace calls push with the numbers of events [from, to) when they are due, until ctx ends or push fails.
 // It returns how many events there were. Events that became due while push took its time follow at once.
 func Pace(ctx context.Context, l Load, push func(from, to int64) error) (int64, error) {
-	interval := time.Duration(float64(l.Burst) / l.Rate * float64(time.Second))
+	interval := time.Duration(math.Ceil(float64(l.Burst) / l.Rate * float64(time.Second))) // never before it is due
 	step := max(interval, l.Tick)
 	begun := time.Now()
 	timer := time.NewTimer(0)
