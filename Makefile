@@ -58,7 +58,7 @@ bench:
 	$(GO) test -run '^$$' -bench . -count 5 -timeout 60m ./bench/ | tee bench/results/latest.txt
 	cd bench/baseline && $(GO) test -run '^$$' -bench . -count 5 . | tee -a ../results/latest.txt
 
-# The gateway against other push servers, Linux only; bench/README.md says more. It takes about an hour.
+# The gateway against other push servers, Linux only; bench/README.md says more. It takes over an hour.
 bench-push:
 	$(GO) run ./bench/push all -o bench/results/latest-push.txt
 

@@ -84,8 +84,8 @@ func (r *runner) keys() error {
 
 // compare prints what all contenders deliver per second of CPU, round by round, and how ours compare with
 // the others in the same round.
-func (r *runner) compare(title string, t trial, all ...contender) error {
-	contenders := r.chosen(all...)
+func (r *runner) compare(title string, t trial, usual ...contender) error {
+	contenders := r.wanted(usual...)
 	if len(contenders) == 0 {
 		return nil
 	}

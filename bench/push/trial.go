@@ -173,6 +173,14 @@ func (r *runner) measure(t trial) (*outcome, error) {
 	return o, nil
 }
 
+// wanted returns the contenders that were asked for, or those that are usual.
+func (r *runner) wanted(usual ...contender) []contender {
+	if len(r.only) == 0 {
+		return usual
+	}
+	return r.chosen(contenders...)
+}
+
 // chosen leaves out the contenders that were not asked for.
 func (r *runner) chosen(all ...contender) (some []contender) {
 	for _, c := range all {
