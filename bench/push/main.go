@@ -8,10 +8,13 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -81,6 +84,13 @@ func run(args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(r.dir) }() // else it is left in the temporary folder
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, unix.SIGTERM)
+	go func() { // the children die with this process
+		<-interrupted
+		_ = os.RemoveAll(r.dir)
+		os.Exit(1)
+	}()
 	r.out, r.log = os.Stdout, os.Stderr
 	if *store != "" {
 		file, err := os.OpenFile(*store, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644) //nolint:gosec // figures are no secret
