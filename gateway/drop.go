@@ -59,7 +59,7 @@ type parcel struct {
 	frame          []byte
 	of             *subscription // whose event it is; nil: it must not be dropped
 	key            string        // of the event
-	cost           int
+	cost           int           // parcelCost, the key, and the frame unless it is larger than the limit
 	lost           int // a notice to of: so many of its events were dropped
 	shared         bool
 	conflates      bool // it takes the place of an older event of its key
@@ -107,6 +107,9 @@ func (c *cargo) event(i int, frame []byte, shared bool, limit int) *parcel {
 // isEvent says whether a parcel may be dropped.
 func (p *parcel) isEvent() bool { return p.of != nil && p.lost == 0 }
 
+// isLarge says whether a frame is larger than the limit, and so not counted.
+func (p *parcel) isLarge() bool { return p.lost == 0 && len(p.frame) > p.cost }
+
 // append adds a parcel at the end.
 func (l *line) append(p *parcel) {
 	if p.previous = l.last; l.last == nil {
@@ -123,7 +126,7 @@ func (l *line) append(p *parcel) {
 	if l.loose == nil {
 		l.loose = p
 	}
-	if p.cost < len(p.frame) {
+	if p.isLarge() {
 		l.large = p
 	}
 	if p.conflates {
@@ -259,9 +262,9 @@ func (o *outlet) lineUp(b []byte, n int, shared bool, c *cargo) {
 	o.flows.queued(o.waiting() - before)
 }
 
-// half keeps what the socket has taken n bytes of. It is whole before anything else goes out.
+// half keeps what the socket has taken n bytes of: the rest of it goes out before anything else.
 func (o *outlet) half(p *parcel, n int) {
-	if o.off = n; p.shared {
+	if o.off = n; p.shared || p.isLarge() {
 		o.big = p.frame
 	} else {
 		o.queue = p.frame
@@ -277,7 +280,7 @@ func (o *outlet) admit(p *parcel) {
 			l.lose(older)
 		}
 	}
-	if p.cost < len(p.frame) && l.large != nil {
+	if p.isLarge() && l.large != nil {
 		l.lose(l.large)
 	}
 	if o.behind()-l.looseCost+p.cost > o.limit {
@@ -318,6 +321,21 @@ func (o *outlet) took(n int) {
 	if o.line.first == nil {
 		o.line = nil
 	}
+}
+
+// next takes from the line what drainBlocking writes next. mu is held.
+func (o *outlet) next() (frames []byte) {
+	if p := o.line.first; p.isLarge() {
+		o.line.remove(p)
+		if o.line.first == nil {
+			o.line = nil
+		}
+		o.big = p.frame
+		return o.big
+	}
+	frames = o.line.join(nil, o.limit)
+	o.took(len(frames))
+	return frames
 }
 
 // flushLine writes the line for as long as the socket takes it. more says that the socket may take more. mu

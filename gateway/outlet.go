@@ -306,10 +306,11 @@ func (o *outlet) drainBlocking() {
 		front := o.big
 		if front == nil {
 			if front, o.queue = o.queue, nil; len(front) == 0 {
-				front = o.line.join(nil, o.limit)
-				o.took(len(front))
+				front = o.next()
 			}
-			o.inflight = len(front)
+			if o.big == nil {
+				o.inflight = len(front)
+			}
 		}
 		o.busy = o.big != nil
 		o.mu.Unlock()
