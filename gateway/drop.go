@@ -60,7 +60,7 @@ type parcel struct {
 	of             *subscription // whose event it is; nil: it must not be dropped
 	key            string        // of the event
 	cost           int           // parcelCost, the key, and the frame unless it is larger than the limit
-	lost           int // a notice to of: so many of its events were dropped
+	lost           int           // a notice to of: so many of its events were dropped
 	shared         bool
 	conflates      bool // it takes the place of an older event of its key
 	previous, next *parcel

@@ -520,6 +520,7 @@ func FuzzLine(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, steps []byte) {
+		steps = steps[:min(len(steps), 900)] // the model is slow
 		server, _ := sockets(t, false)
 		var fl flows
 		const limit = 4 << 10
