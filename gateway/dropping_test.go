@@ -156,12 +156,13 @@ func (s *server) listenNarrow(t *testing.T, path string) *events {
 	_ = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
 	_ = conn.SetDeadline(time.Now().Add(2 * patience))
 	_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n", path)
-	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	in := bufio.NewReader(conn)
+	response, err := http.ReadResponse(in, nil)
 	if err != nil || response.StatusCode != http.StatusOK {
 		t.Fatalf("%v, %v", response, err)
 	}
-	t.Cleanup(func() { _ = response.Body.Close() })
-	return &events{t: t, response: response, in: bufio.NewReader(response.Body)}
+	response.Body = conn // closing it closes that
+	return &events{t: t, response: response, in: in}
 }
 
 // Clients that read nothing for a while get the newest events when they read again, in order, and are told exactly
@@ -235,7 +236,10 @@ func TestDroppingClients(t *testing.T) {
 		if h.last() != hv.after {
 			t.Errorf("%s: after the last event before the notice comes %d, want %d", path, h.last(), hv.after)
 		}
-		_ = again.Close()
+		for _, c := range []*client{pace, inV1, inPlain, oneKey, tlsClient, again} {
+			_ = c.Close() // ending does not wait for them
+		}
+		_ = inSSE.response.Body.Close()
 		if err := server.stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +332,7 @@ func TestDroppingSubscriptions(t *testing.T) {
 	strict.say(`{"subscribe":"strict","to":"/disconnect","keys":["key 2"]}`)
 	strict.next()
 	strict.next()
-	const events, pings = 600, 20
+	const events, pings = 450, 15
 	for n := range events {
 		w.number(n)
 		pace.event()
