@@ -712,8 +712,9 @@ func TestKeysOfWhatWaits(t *testing.T) {
 		"dropped 3", "key 7 n 37 deleted")
 	check(byPrefix, "dropped 30", "key 0 n 30", "key 1 n 31", "key 2 n 32", "key 3 n 33", "key 4 n 34", "key 5 n 35 deleted",
 		"key 6 n 36 deleted", "key 7 n 37 deleted", "key 8 n 38 deleted", "key 9 n 39 deleted")
-	// At 0 inside, at 50 it leaves, at 0 inside, at 50 it leaves; of the last five that is their end, outside.
-	check(byArea, "dropped 27", "key 5 left", "key 6 left", "key 7 left", "key 8 left", "key 9 left")
+	// Each comes, leaves, comes, and leaves again or ends.
+	check(byArea, "dropped 30", "key 0 left", "key 1 left", "key 2 left", "key 3 left", "key 4 left", "key 5 n 35 deleted",
+		"key 6 n 36 deleted", "key 7 n 37 deleted", "key 8 n 38 deleted", "key 9 n 39 deleted")
 }
 
 // As long as nobody is slow, an endpoint that drops costs no allocation more.
