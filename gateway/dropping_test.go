@@ -250,13 +250,14 @@ millrace_gateway_queue_bytes 0
 `)), "millrace_gateway_queue_bytes"); err != nil {
 			t.Error(err)
 		}
-		if counted := droppedTotal(t, registry, path); counted < float64(told) {
-			t.Errorf("%s: %v are counted as dropped, %d were told", path, counted, told)
+		if n := counted(t, registry, "millrace_gateway_dropped_total", path); n < float64(told) {
+			t.Errorf("%s: %v are counted as dropped, %d were told", path, n, told)
 		}
 	}
 }
 
-func droppedTotal(t *testing.T, registry *prometheus.Registry, path string) float64 {
+// counted returns the counter that has this value of its only label; -1 if there is none.
+func counted(t testing.TB, registry *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := registry.Gather()
 	if err != nil {
@@ -264,7 +265,7 @@ func droppedTotal(t *testing.T, registry *prometheus.Registry, path string) floa
 	}
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
-			if family.GetName() == "millrace_gateway_dropped_total" && m.GetLabel()[0].GetValue() == path {
+			if family.GetName() == name && m.GetLabel()[0].GetValue() == label {
 				return m.GetCounter().GetValue()
 			}
 		}
