@@ -15,6 +15,8 @@ const (
 	gapEvent   = ownEvents + "gap"
 	leftEvent  = ownEvents + "left"
 	closeEvent = ownEvents + "close"
+
+	droppedEvent = ownEvents + "dropped"
 )
 
 // comment keeps a quiet connection open.

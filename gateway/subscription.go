@@ -36,6 +36,7 @@ type subscription struct {
 	// What comes live while the replay still goes on is held back, up to the bound of a queue.
 	holding, spilled bool
 	held             []byte
+	kept             *line // instead of held, if events may be dropped
 
 	first, last int32 // pending events of this pass: indexes in feed.pend, plus 1
 }
@@ -291,9 +292,15 @@ func (s *subscription) passed(partition int, at millrace.Position) bool {
 }
 
 // put hands over frames of the fan-out, or holds them back. feed.mu is held.
-func (s *subscription) put(b []byte, shared bool) verdict {
+func (s *subscription) put(b []byte, shared bool) verdict { return s.putEvents(b, shared, nil) }
+
+// putEvents is put for events that may be dropped, if c is not nil.
+func (s *subscription) putEvents(b []byte, shared bool, c *cargo) verdict {
 	if !s.holding {
-		return s.c.out.send(b, shared)
+		return s.c.out.sendEvents(b, shared, c)
+	}
+	if !s.spilled && s.endpoint.drops() {
+		return s.keep(b, shared, c)
 	}
 	if s.spilled || len(s.held)+len(b) > s.c.out.limit {
 		s.drop()
@@ -311,9 +318,13 @@ func (s *subscription) hold() { s.holding, s.spilled = true, false }
 // release lets the frames that were held follow. It returns false if there were more than the limit, which
 // are gone. feed.mu is held.
 func (s *subscription) release() bool {
-	held, complete := s.held, !s.spilled
+	held, kept, complete := s.held, s.kept, !s.spilled
 	s.drop()
-	if complete {
+	switch {
+	case !complete:
+	case kept != nil:
+		s.c.out.followLine(kept)
+	default:
 		s.c.out.follow(held)
 	}
 	return complete
@@ -324,7 +335,10 @@ func (s *subscription) drop() {
 	if len(s.held) > 0 {
 		s.c.out.flows.queued(-len(s.held))
 	}
-	s.held, s.holding, s.spilled = nil, false, false
+	if s.kept != nil {
+		s.c.out.flows.queued(-s.kept.bytes)
+	}
+	s.held, s.kept, s.holding, s.spilled = nil, nil, false, false
 }
 
 // filter is a filter that at least one subscription uses, and what it says of the events of this pass.
