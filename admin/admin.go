@@ -4,8 +4,9 @@
 //	/readyz        200 while every stage runs; else 503 and a line for each stage that does not
 //	/metrics       Prometheus
 //	/debug/pprof/  profiles, on a loopback listener only
+//	/reload        POST: reads the configuration again; needs the token that the program keeps in data_dir
 //
-// The listener needs no credentials, so it belongs on loopback or into a private network. A browser is no
+// What only shows needs no credentials, so the listener belongs on loopback or into a private network. A browser is no
 // way around that: requests for a host's name that the configuration does not list are refused (DNS
 // rebinding), and so are requests that come from another site's page.
 package admin
@@ -54,6 +55,13 @@ type Options struct {
 	Stages func() []Stage
 	// Metrics is what /metrics shows.
 	Metrics prometheus.Gatherer
+	// Token is what whoever changes something must present. Without one nothing can be changed.
+	Token string
+	// Reload reads the configuration again and returns what has changed. file is the one that the caller
+	// means. It is not cut off when the caller goes away. Its errors are shown as they are: Invalid for a
+	// configuration that is wrong, Conflict for another file, Unavailable where the program ends. Without
+	// Reload there is no /reload.
+	Reload func(file string) (Changes, error)
 	// Logger hears of faults of single connections at level debug; default none.
 	Logger *slog.Logger
 }
@@ -138,6 +146,9 @@ func (s *Server) Handler(profiles bool) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		index += "/debug/pprof/\n"
+	}
+	if s.options.Reload != nil && s.options.Token != "" {
+		mux.HandleFunc("POST /reload", s.authorized(s.reload))
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, index) })
 	return s.guard(mux)

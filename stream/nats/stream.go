@@ -22,7 +22,8 @@ import (
 type Stream struct {
 	e          *Engine
 	name       string
-	config     StreamConfig
+	config     StreamConfig              // its Retention as it was at first: see retention
+	retention  atomic.Pointer[Retention] // as it is
 	m          streamMetrics
 	partitions []*partition // by number
 	notices    *nats.Subscription
@@ -75,6 +76,7 @@ func (e *Engine) Stream(ctx context.Context, name string, c StreamConfig) (*Stre
 		kick:   make(chan struct{}, 1),
 		closed: make(chan struct{}),
 	}
+	s.retention.Store(&c.Retention)
 	e.mu.Lock()
 	taken, closed := e.open[name] != nil, e.closed
 	if !taken && !closed {
