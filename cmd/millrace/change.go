@@ -258,8 +258,8 @@ func (p *pipeline) cleanUp(old, replacement *stage) {
 	}
 	if replacement == nil {
 		p.measures.stages.forget(old.name)
-		if old.forget != nil {
-			old.forget()
-		}
+	}
+	if old.forget != nil {
+		old.forget(replacement)
 	}
 }

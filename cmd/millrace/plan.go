@@ -93,7 +93,7 @@ func (n *plan) drop() {
 	}
 	for _, s := range n.stages {
 		if n.working[s.name] == nil && s.forget != nil {
-			s.forget()
+			s.forget(nil)
 		}
 	}
 }

@@ -45,7 +45,8 @@ type stage struct {
 	hold   hold               // of what it still needs of its input
 	door   *door              // that it serves; may be nil
 	posts  *httpsource.Source // of a source that takes posts
-	forget func()             // removes the metrics of its name; may be nil
+	routes []string           // that the gateway serves
+	forget func(by *stage)    // removes the metrics of what is gone with it, when it was replaced by another or nil; may be nil
 
 	running  prometheus.Gauge
 	failures prometheus.Counter

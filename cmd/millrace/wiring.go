@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 
@@ -214,7 +215,10 @@ func (p *pipeline) newSource(n *plan, name string, c config.Source) (*stage, err
 	}
 	made := p.stage("source/"+name, s.run)
 	made.posts = taking
-	made.forget = func() {
+	made.forget = func(by *stage) {
+		if by != nil {
+			return
+		}
 		p.measures.feeds.Forget(name)
 		p.measures.posts.Forget(name)
 		p.measures.producers.Forget("source/" + name)
@@ -252,7 +256,10 @@ func (p *pipeline) newQuery(n *plan, name string, c config.Query) (*stage, error
 	made.hold = hold{from, "query/" + name}
 	made.finish = sync.OnceFunc(func() { close(complete) })
 	partitions := n.config.Streams[c.Query.From].Partitions
-	made.forget = func() {
+	made.forget = func(by *stage) {
+		if by != nil {
+			return
+		}
 		p.measures.queries.Forget(name)
 		for i := range partitions {
 			p.measures.producers.Forget(fmt.Sprintf("query/%s/%d", name, i))
@@ -298,7 +305,11 @@ func (p *pipeline) addArchives(n *plan) error {
 				return a.Run(ctx)
 			})
 			made.hold = hold{n.streams[c.Archive.From], "archive/" + name}
-			made.forget = func() { p.measures.archives.Forget(name) }
+			made.forget = func(by *stage) {
+				if by == nil {
+					p.measures.archives.Forget(name)
+				}
+			}
 			return made, nil
 		})
 		if err != nil {
@@ -360,9 +371,12 @@ func (p *pipeline) addGateway(n *plan) error {
 			}
 			return g.Run(ctx, l)
 		})
-		made.forget = func() {
-			for route := range maps.Keys(c.Endpoints) {
-				p.measures.gateway.Forget(route)
+		made.routes = slices.Collect(maps.Keys(c.Endpoints))
+		made.forget = func(by *stage) {
+			for _, route := range made.routes {
+				if by == nil || !slices.Contains(by.routes, route) {
+					p.measures.gateway.Forget(route)
+				}
 			}
 		}
 		return made, nil
