@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -139,16 +138,7 @@ func (p *running) kill(b *testing.B) {
 // resident is the program's resident memory in KiB.
 func (p *running) resident(b *testing.B) int {
 	b.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
-	if err != nil {
-		b.Skipf("resident memory is read from /proc: %v", err)
-	}
-	match := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(status)
-	n, err := strconv.Atoi(string(match[1]))
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n
+	return p.status(b, "VmRSS")
 }
 
 // waitFor returns when the program has stored so many events.
@@ -168,13 +158,17 @@ func (p *running) waitFor(b *testing.B, events int) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		stored := 0
 		for line := range strings.Lines(string(text)) {
 			if rest, ok := strings.CutPrefix(line, "millrace_producer_events_total{"); ok {
 				_, value, _ := strings.Cut(strings.TrimSpace(rest), "} ")
-				if n, err := strconv.ParseFloat(value, 64); err == nil && int(n) >= events {
-					return
+				if n, err := strconv.ParseFloat(value, 64); err == nil {
+					stored += int(n)
 				}
 			}
+		}
+		if stored >= events {
+			return
 		}
 	}
 	b.Fatal("the events were not stored within a minute")
