@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bufio"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,25 +25,31 @@ import (
 )
 
 // The many feeds: so many, each with so many events a second, one write for each event.
-const (
-	manyFeeds = 1000
-	feedRate  = 100
+const manyFeeds = 1000
+
+var (
+	feedRate    = fromEnvironment("MILLRACE_FEEDS_RATE", 100)
+	feedSeconds = fromEnvironment("MILLRACE_FEEDS_SECONDS", 10)
 )
+
+func fromEnvironment(name string, standard int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
+		return n
+	}
+	return standard
+}
 
 // BenchmarkManyFeeds runs the program on one core with a thousand feeds, and counts what it needs and how far
 // what it stores is behind what the feeds send. The feeds come from a process of their own. A round takes
-// MILLRACE_FEEDS_SECONDS, 10 by default; with MILLRACE_FEEDS_PROFILE=DIR profiles of its middle are kept.
+// MILLRACE_FEEDS_SECONDS, 10 by default, and each feed sends MILLRACE_FEEDS_RATE events a second, 100 by
+// default; with MILLRACE_FEEDS_PROFILE=DIR profiles of its middle are kept.
 func BenchmarkManyFeeds(b *testing.B) {
-	seconds, err := strconv.Atoi(cmp.Or(os.Getenv("MILLRACE_FEEDS_SECONDS"), "10"))
-	if err != nil {
-		b.Fatal(err)
-	}
 	for _, streams := range []int{1, 10} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 			program := build(b)
 			var total feedsResult
 			for b.Loop() {
-				total = runFeeds(b, program, streams, time.Duration(seconds)*time.Second)
+				total = runFeeds(b, program, streams, time.Duration(feedSeconds)*time.Second)
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(total.rate, "events/s")
@@ -99,6 +104,7 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 		time.AfterFunc(lasts/3, func() {
 			p.profile(b, "profile?seconds="+fmt.Sprint(max(1, int(lasts.Seconds()/3))), filepath.Join(profiles, fmt.Sprintf("cpu-%d.out", streams)))
 			p.profile(b, "heap", filepath.Join(profiles, fmt.Sprintf("heap-%d.out", streams)))
+			p.profile(b, "heap?debug=1", filepath.Join(profiles, fmt.Sprintf("heap-%d.txt", streams)))
 			p.profile(b, "goroutine?debug=1", filepath.Join(profiles, fmt.Sprintf("goroutines-%d.txt", streams)))
 		})
 	}
@@ -194,7 +200,7 @@ type feedsProcess struct {
 
 func startFeeds(b *testing.B) *feedsProcess {
 	b.Helper()
-	command := exec.CommandContext(b.Context(), os.Args[0]) //nolint:gosec // ourselves
+	command := exec.Command(os.Args[0]) //nolint:gosec,noctx // ourselves; it ends with its input
 	command.Env = append(os.Environ(), "MILLRACE_BENCH_SERVES_FEEDS=1")
 	command.Stderr = os.Stderr
 	in, err := command.StdinPipe()
@@ -293,7 +299,7 @@ func serveFeeds(in io.Reader, out io.Writer) error {
 
 // sendFeeds sends every share-th feed's events, spread over their period.
 func sendFeeds(conns []net.Conn, share, shares int, stop <-chan struct{}) (sent int) {
-	const period = time.Second / feedRate
+	period := time.Second / time.Duration(feedRate)
 	var mine []int
 	for i := share; i < len(conns); i += shares {
 		mine = append(mine, i)

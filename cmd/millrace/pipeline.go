@@ -18,6 +18,7 @@ import (
 	"github.com/millrace/millrace/admin"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/objectstore/disk"
+	"github.com/millrace/millrace/producer"
 	"github.com/millrace/millrace/stream/nats"
 )
 
@@ -75,7 +76,9 @@ type pipeline struct {
 	state    millrace.State
 	page     currentPage
 	requests chan reloadRequest
-	ending   chan struct{} // closed when draining begins
+	opening  chan struct{}    // see source
+	budget   *producer.Budget // of all sources
+	ending   chan struct{}    // closed when draining begins
 
 	// What is at work. Only run, and what it calls, changes it.
 	config  *config.Config
@@ -89,12 +92,16 @@ type pipeline struct {
 	leaving []*stage // that a reload has told to end and that have not yet
 }
 
+// sourcesBudget bounds what all sources together hold of events that are not durable yet, in bytes.
+const sourcesBudget = 48 << 20
+
 func newPipeline(c *config.Config, o pipelineOptions) *pipeline {
 	metrics := admin.NewRegistry()
 	return &pipeline{
 		options: o, log: o.log, started: time.Now(), step: crashPoint(),
 		metrics: metrics, measures: newMeasures(metrics), token: newToken(), config: c,
-		requests: make(chan reloadRequest), ending: make(chan struct{}),
+		requests: make(chan reloadRequest), opening: make(chan struct{}, openAtOnce),
+		budget: producer.NewBudget(sourcesBudget), ending: make(chan struct{}),
 	}
 }
 

@@ -189,10 +189,10 @@ func (p *pipeline) addSources(n *plan) error {
 
 func (p *pipeline) newSource(n *plan, name string, c config.Source) (*stage, error) {
 	s := &source{
-		config: c,
+		config: c, opening: p.opening,
 		producer: producer.Config{
 			Name: "source/" + name, Into: n.streams[c.Into], Dead: n.streams[config.DeadStream],
-			Step: p.step, Metrics: p.measures.producers, Logger: p.log,
+			Budget: p.budget, Step: p.step, Metrics: p.measures.producers, Logger: p.log,
 		},
 	}
 	var taking *httpsource.Source

@@ -45,6 +45,8 @@ type partition struct {
 
 	bytes atomic.Int64 // stored, by JetStream's count; ours runs ahead of that by what is appended
 
+	turns chan struct{} // capacity turns: full while so many producers commit; see Turn
+
 	mu      sync.Mutex
 	tail    uint64    // the newest sequence that is known here
 	stored  time.Time // of the newest message; approximately, and never too late
@@ -105,6 +107,7 @@ func (s *Stream) openPartitions(ctx context.Context, op string) error {
 			s:         s,
 			partition: name,
 			subject:   subjectPrefix + escape(s.name, true) + "." + name + ".",
+			turns:     make(chan struct{}, turns),
 			holds:     map[string]millrace.Position{},
 			changed:   make(chan struct{}),
 			doubted:   make(chan struct{}),
@@ -275,6 +278,33 @@ func (s *Stream) Append(ctx context.Context, name string, after millrace.Positio
 	s.m.events.Add(float64(h.Events))
 	return millrace.Position{Block: p.blockName(seq), Event: h.Events}, nil
 }
+
+// turns is how many producers may commit to a partition side by side. JetStream stores one block after the
+// other; the others are on their way meanwhile, so that it never waits.
+const turns = 32
+
+// Turn waits until it is the caller's turn to commit to a partition, first come, first served; done ends the
+// turn. Where a thousand producers append to one partition, each commit waits for those before it. Who takes
+// what has gathered only when it is his turn appends more at once and later than nobody else's, and an append
+// that is not acknowledged for long is a sign of trouble, not of a queue. Append does not insist on a turn.
+// Unavailable, NotFound.
+func (s *Stream) Turn(ctx context.Context, name string) (done func(), err error) {
+	const verb = "wait for a turn to append to"
+	p, err := s.find(verb, name)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case p.turns <- struct{}{}:
+		return p.turned, nil
+	case <-s.closed:
+		return nil, s.fail(millrace.Unavailable, verb, "the stream is closed")
+	case <-ctx.Done():
+		return nil, s.fail(millrace.Unavailable, verb, "%w", context.Cause(ctx))
+	}
+}
+
+func (p *partition) turned() { <-p.turns }
 
 // append stores a message and tells the readers.
 func (p *partition) append(ctx context.Context, subject string, last uint64, data []byte) (uint64, error) {
