@@ -45,7 +45,9 @@ type partition struct {
 
 	bytes atomic.Int64 // stored, by JetStream's count; ours runs ahead of that by what is appended
 
-	turns chan struct{} // capacity turns: full while so many producers commit; see Turn
+	turns   chan struct{} // capacity turns: full while so many producers commit; see Turn
+	group   group
+	batches bool // JetStream takes batches of messages for it; set once, before the first append
 
 	mu      sync.Mutex
 	tail    uint64    // the newest sequence that is known here
@@ -112,6 +114,7 @@ func (s *Stream) openPartitions(ctx context.Context, op string) error {
 			changed:   make(chan struct{}),
 			doubted:   make(chan struct{}),
 		}
+		p.group.p = p
 		if err := p.create(ctx, op); err != nil {
 			return err
 		}
@@ -146,6 +149,7 @@ func (p *partition) create(ctx context.Context, op string) error {
 		config.RePublish = &jetstream.RePublish{
 			Source: p.subject + ">", Destination: noticePrefix + strings.TrimPrefix(p.subject, subjectPrefix) + ">", HeadersOnly: true,
 		}
+		config.AllowAtomicPublish = p.e.server != nil
 		_, err = p.e.js.CreateStream(ctx, config)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process may be faster
 			return fail(op, err, "")
@@ -162,6 +166,12 @@ func (p *partition) create(ctx context.Context, op string) error {
 	if info, err = p.refresh(ctx); err != nil {
 		return fail(op, err, "")
 	}
+	if p.e.server != nil && !info.Config.Batches {
+		if err := p.allowBatches(ctx); err != nil {
+			return fail(op, err, "")
+		}
+	}
+	p.batches = p.e.server != nil
 	// The newest message may be dated ahead of JetStream's own count, if the clock went back.
 	if newest, err := p.get(ctx, getRequest{Seq: max(1, info.State.Last)}); err == nil {
 		p.mu.Lock()
@@ -279,9 +289,9 @@ func (s *Stream) Append(ctx context.Context, name string, after millrace.Positio
 	return millrace.Position{Block: p.blockName(seq), Event: h.Events}, nil
 }
 
-// turns is how many producers may commit to a partition side by side. JetStream stores one block after the
-// other; the others are on their way meanwhile, so that it never waits.
-const turns = 32
+// turns is how many producers may commit to a partition side by side: those whose blocks are on their way alone,
+// and those that gather for the next batch.
+const turns = loners + groupLimit
 
 // Turn waits until it is the caller's turn to commit to a partition, first come, first served; done ends the
 // turn. Where a thousand producers append to one partition, each commit waits for those before it. Who takes
@@ -317,7 +327,7 @@ func (p *partition) append(ctx context.Context, subject string, last uint64, dat
 	}
 	p.mu.Unlock()
 
-	seq, err := p.put(ctx, subject, last, data, stored)
+	seq, err := p.group.put(ctx, newMessage(subject, last, data, stored))
 	if err != nil {
 		return 0, err
 	}
