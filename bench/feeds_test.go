@@ -29,6 +29,7 @@ const manyFeeds = 1000
 
 var (
 	feedRate    = fromEnvironment("MILLRACE_FEEDS_RATE", 100)
+	feedProcs   = fromEnvironment("MILLRACE_FEEDS_PROCS", 1)
 	feedSeconds = fromEnvironment("MILLRACE_FEEDS_SECONDS", 10)
 )
 
@@ -97,7 +98,7 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	p := startProgram(b, program, file, "GOMAXPROCS=1")
+	p := startProgram(b, program, file, fmt.Sprint("GOMAXPROCS=", feedProcs), "GOMEMLIMIT="+os.Getenv("MILLRACE_FEEDS_MEMORY"))
 	feeds.expect(b, "connected")
 	before, began := p.processor(b), time.Now()
 	if profiles := os.Getenv("MILLRACE_FEEDS_PROFILE"); profiles != "" {

@@ -3,7 +3,7 @@ package producer
 import "sync/atomic"
 
 // FairShare is what a producer may gather in bytes, before compression, whatever the others do.
-const FairShare = 32 << 10
+const FairShare = 8 << 10
 
 // Budget bounds the bytes that many producers hold together: gathered, encoded or being appended. One producer
 // alone may then gather much and append large blocks, and a thousand still do not hold a thousand times as

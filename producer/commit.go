@@ -64,7 +64,9 @@ func (p *Producer) Run(ctx context.Context) error {
 	})()
 
 	var ahead sync.WaitGroup
-	ahead.Go(func() { p.encodeAhead(ctx) })
+	p.mu.Lock()
+	p.goAhead = sync.OnceFunc(func() { ahead.Go(func() { p.encodeAhead(ctx) }) }) // most producers never need it
+	p.mu.Unlock()
 	defer ahead.Wait()
 	err := p.commitAll(ctx, appends)
 	p.mu.Lock()
@@ -158,6 +160,7 @@ func (p *Producer) setTurning(turning bool) {
 	defer p.mu.Unlock()
 	p.turning = turning
 	if turning && p.mayEncodeAhead() {
+		p.goAhead()
 		p.changed.Broadcast()
 	}
 }
@@ -176,6 +179,9 @@ func (p *Producer) nextFlush(ctx context.Context) (*flush, error) {
 		}
 		if f != nil {
 			p.ready, p.appending = nil, true
+			if p.mayEncodeAhead() {
+				p.goAhead()
+			}
 			p.changed.Broadcast()
 			return f, nil
 		}

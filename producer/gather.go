@@ -28,7 +28,7 @@ func newGathering(targets int) *gathering {
 // reset makes the gathering empty. It keeps the memory that flushes have needed lately: of a thousand
 // producers, each has had much to gather at some time or other.
 func (g *gathering) reset() {
-	const slack = 16 << 10 // what is worth no thought
+	const slack = 4 << 10 // what is worth no thought
 	usual := max(g.bytes, g.usual-g.usual/8)
 	for i, parts := range g.parts {
 		if parts[0].Held() > 4*usual+slack {

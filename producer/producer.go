@@ -44,10 +44,11 @@ type Producer struct {
 	emitted, durable        uint64 // calls, counted
 	queueEvents, queueBytes int    // gathered and not yet durable
 
-	stop   context.CancelFunc // ends Run; nil before it
-	done   chan struct{}      // closed when Run has ended
-	closed bool               // Close was called
-	err    error              // sticky
+	goAhead func()             // starts encodeAhead, unless it runs; set while Run runs
+	stop    context.CancelFunc // ends Run; nil before it
+	done    chan struct{}      // closed when Run has ended
+	closed  bool               // Close was called
+	err     error              // sticky
 }
 
 // target is a partition that the producer appends to.
@@ -207,7 +208,11 @@ func (p *Producer) EmitAll(ctx context.Context, events []millrace.Event, rejecti
 	p.config.Budget.hold(g.bytes - bytes0)
 	p.metrics.queueEvents.Set(float64(p.queueEvents))
 	p.metrics.queueBytes.Set(float64(p.queueBytes))
-	if p.mayAppend() || p.mayEncodeAhead() {
+	switch {
+	case p.mayEncodeAhead():
+		p.goAhead()
+		p.changed.Broadcast()
+	case p.mayAppend():
 		p.changed.Broadcast()
 	}
 	return p.err

@@ -93,7 +93,7 @@ type pipeline struct {
 }
 
 // sourcesBudget bounds what all sources together hold of events that are not durable yet, in bytes.
-const sourcesBudget = 48 << 20
+const sourcesBudget = 32 << 20
 
 func newPipeline(c *config.Config, o pipelineOptions) *pipeline {
 	metrics := admin.NewRegistry()

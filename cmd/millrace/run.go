@@ -33,7 +33,11 @@ func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
 		return failed
 	}
 	log := logs.logger(t.err)
-	log.Info("starting", "configuration", files[0], "version", buildVersion())
+	starting := []any{"configuration", files[0], "version", buildVersion()}
+	if limit := keepToMemory("/"); limit > 0 {
+		starting = append(starting, "memory", limit)
+	}
+	log.Info("starting", starting...)
 	file, err := filepath.Abs(files[0])
 	if err != nil {
 		printFailure(t.err, err)
