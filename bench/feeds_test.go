@@ -360,7 +360,11 @@ func appendFeedEvent(dst []byte, feed, n int, at time.Time) []byte {
 // startProgram runs the program with a configuration and returns when it is ready.
 func startProgram(b *testing.B, program, file string, environment ...string) *running {
 	b.Helper()
-	p := &running{command: exec.CommandContext(b.Context(), program, "run", "--log-format", "json", "--log-level", "info", file)}
+	arguments := []string{program, "run", "--log-format", "json", file}
+	if group := os.Getenv("MILLRACE_FEEDS_GROUP"); group != "" { // the directory of a control group with its limits
+		arguments = append([]string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group}, arguments...)
+	}
+	p := &running{command: exec.CommandContext(b.Context(), arguments[0], arguments[1:]...)} //nolint:gosec // ours
 	p.command.Env = append(os.Environ(), environment...)
 	logs, err := p.command.StderrPipe()
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// keepToMemory makes the garbage collector keep to four fifths of what the control group (a container's limit,
-// MemoryMax of systemd) lets the process have; the rest is for what it does not see. Without a limit, or with
+// keepToMemory makes the garbage collector keep to seven tenths of what the control group (a container's limit,
+// MemoryMax of systemd) lets the process have; the rest is for what it does not see: the program, sockets, files. Without a limit, or with
 // GOMEMLIMIT in the environment, nothing changes. It returns the limit in bytes, 0 if there is none.
 func keepToMemory(root string) int64 {
 	if os.Getenv("GOMEMLIMIT") != "" {
@@ -17,7 +17,7 @@ func keepToMemory(root string) int64 {
 	}
 	limit := groupMemory(root)
 	if limit > 0 {
-		debug.SetMemoryLimit(limit / 5 * 4)
+		debug.SetMemoryLimit(limit / 10 * 7)
 	}
 	return limit
 }
