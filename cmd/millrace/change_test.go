@@ -152,12 +152,12 @@ admin: {listen: %[4]q}
 `, feed.URL, ports[0], ports[1], ports[2])
 	l := goLive(t, base)
 
-	edit := func(old, new string) string {
+	edit := func(text, instead string) string {
 		t.Helper()
-		if !strings.Contains(base, old) {
-			t.Fatalf("the base has no %q", old)
+		if !strings.Contains(base, text) {
+			t.Fatalf("the base has no %q", text)
 		}
-		return strings.Replace(base, old, new, 1)
+		return strings.Replace(base, text, instead, 1)
 	}
 	two := fmt.Sprintf("  two: {sse: {url: %q}, into: in}\n", feed.URL)
 	archive := "archives:\n  a: {from: in, to: {disk: objects}, prefix: a/}\n"

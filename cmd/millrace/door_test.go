@@ -96,12 +96,8 @@ func TestDoorStaysOpen(t *testing.T) {
 	}
 	conn.Close()
 	d.shut()
-	for {
-		if conn, err := l.Accept(); err != nil { // what had come in before
-			break
-		} else {
-			conn.Close()
-		}
+	for conn, err := l.Accept(); err == nil; conn, err = l.Accept() { // what had come in before
+		conn.Close()
 	}
 	l.Close()
 }

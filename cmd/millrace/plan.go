@@ -67,13 +67,13 @@ type ingest struct {
 	sources []*httpsource.Source
 }
 
-// add adds a stage: the one at work, if it is made of the same, otherwise a new one.
-func (n *plan) add(tier int, name string, section any, make func() (*stage, error)) error {
+// add adds a stage: the one at work, if it is made of the same, otherwise the one that build makes.
+func (n *plan) add(tier int, name string, section any, build func() (*stage, error)) error {
 	of := madeOf{section, config.Files(section)}
 	s := n.working[name]
 	if s == nil || !reflect.DeepEqual(s.of, of) {
 		var err error
-		if s, err = make(); err != nil {
+		if s, err = build(); err != nil {
 			return err
 		}
 		s.of, s.tier = of, tier
