@@ -302,6 +302,10 @@ func TestDrain(t *testing.T) {
 func TestGroupCommit(t *testing.T) {
 	p := newPlace(t, 2)
 	p.mapping = mapping.Config{Key: "k"}
+	p.way = millracetest.NewFaults(func(string, string, millrace.Header) millracetest.Fault {
+		time.Sleep(time.Millisecond) // a disk that takes its time: others come meanwhile
+		return millracetest.NoFault
+	})
 	p.start()
 	way := p.way
 	const clients, each = 64, 20
@@ -329,7 +333,7 @@ func TestGroupCommit(t *testing.T) {
 	if len(ids) != clients*each {
 		t.Errorf("%d events with ids of their own, want %d", len(ids), clients*each)
 	}
-	if appends := way.Appends(); appends > clients*each {
+	if appends := way.Appends(); appends > clients*each/2 {
 		t.Errorf("%d appends for %d requests", appends, clients*each)
 	}
 }
