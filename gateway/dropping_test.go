@@ -243,11 +243,11 @@ func TestDroppingClients(t *testing.T) {
 		if err := server.stop(); err != nil {
 			t.Fatal(err)
 		}
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(fmt.Sprintf(`
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP millrace_gateway_queue_bytes Bytes that wait for sockets, over all connections.
 # TYPE millrace_gateway_queue_bytes gauge
 millrace_gateway_queue_bytes 0
-`)), "millrace_gateway_queue_bytes"); err != nil {
+`), "millrace_gateway_queue_bytes"); err != nil {
 			t.Error(err)
 		}
 		if n := counted(t, registry, "millrace_gateway_dropped_total", path); n < float64(told) {

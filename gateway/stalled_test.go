@@ -105,12 +105,12 @@ func stalledRound(b *testing.B, slow string) float64 {
 			for range events {
 				_, payload, err := c.Read()
 				now := time.Now()
-				at := bytes.Index(payload, []byte(`"at":"`))
-				if err != nil || at < 0 {
+				_, digits, found := bytes.Cut(payload, []byte(`"at":"`))
+				if err != nil || !found {
 					b.Errorf("%s: %v", payload, err)
 					return
 				}
-				digits, _, _ := bytes.Cut(payload[at+len(`"at":"`):], []byte(`"`))
+				digits, _, _ = bytes.Cut(digits, []byte(`"`))
 				nanos, _ := strconv.ParseInt(string(digits), 10, 64)
 				mine = append(mine, now.Sub(time.Unix(0, nanos)))
 			}
