@@ -168,6 +168,32 @@ func TestPrefixAndFilter(t *testing.T) {
 	}
 }
 
+// What a filter says of one partition's events it says of no others.
+func TestFilterOverPartitions(t *testing.T) {
+	_, w, server := cars(t, 3, nil)
+	c := server.dial(t, "/vehicles?filter=n%20%25%202%20%3D%3D%200", v1)
+	c.live()
+	const n = 500
+	go func() {
+		random := rand.New(rand.NewPCG(3, 3))
+		for i := range n {
+			w.put(fmt.Sprint("car ", random.IntN(20)), fmt.Sprintf(`{"n":%d}`, i))
+		}
+	}()
+	seen := map[int]bool{}
+	for len(seen) < n/2 {
+		f := c.any()
+		if f.Key == "" {
+			continue
+		}
+		var data struct{ N int }
+		if err := json.Unmarshal(f.Data, &data); err != nil || data.N%2 != 0 || seen[data.N] {
+			t.Fatalf("got %s: %v", f.Data, err)
+		}
+		seen[data.N] = true
+	}
+}
+
 func TestMessages(t *testing.T) {
 	_, w, server := cars(t, 1, nil)
 	w.put("1", "0")
