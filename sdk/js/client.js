@@ -145,7 +145,10 @@ export class Client {
     socket.onmessage = ({ data }) => {
       if (mine()) this.#take(data);
     };
-    socket.onerror = () => {}; // close follows
+    socket.onerror = () => {
+      // close follows at once, but for early versions of Node's WebSocket, which leave it out.
+      setTimeout(() => mine() && this.#lost(1006, ""));
+    };
     socket.onclose = (e) => {
       if (mine()) this.#lost(e.code, e.reason ?? "", e.status);
     };
