@@ -83,6 +83,7 @@ func verbs() []verb {
 		{"check", "FILE", "validate it: exit 0, or 1 with every error and its line", checkVerb},
 		{"sse", "URL", "print a feed's events as NDJSON (id, type, data)", sseVerb},
 		{"version", "", "print the version", versionVerb},
+		{demoPipeline, "DIR", "", demoPipelineVerb},
 	}
 }
 
@@ -113,6 +114,9 @@ func run(ctx context.Context, args []string, t terminal) int {
 func printUsage(w io.Writer) {
 	fmt.Fprint(w, "Millrace turns live feeds into live results.\n\n")
 	for _, v := range verbs() {
+		if v.about == "" {
+			continue // for the program itself
+		}
 		fmt.Fprintf(w, "    millrace %-14s %s\n", v.name+" "+v.arguments, v.about)
 	}
 	fmt.Fprint(w, "\nmillrace help VERB says more.\n")
