@@ -6,11 +6,11 @@ LINT    := $(BIN)/golangci-lint
 GOFUMPT := $(BIN)/gofumpt
 FUZZTIME ?= 3s
 
-.PHONY: all check format vet lint test race fuzz e2e bench bench-push bench-once tools clean
+.PHONY: all check format vet lint test race fuzz sdk e2e bench bench-push bench-once tools clean
 
 all: test
 
-check: format vet lint race fuzz e2e bench-once
+check: format vet lint race fuzz sdk e2e bench-once
 
 # The tools are pinned in a module of their own, so that their dependencies stay out of ours.
 tools: $(LINT) $(GOFUMPT)
@@ -45,6 +45,12 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 		done; \
 	done
+
+# The types of sdk/js, where there is npm; its tests run with the others.
+sdk:
+	@if command -v npm >/dev/null; then \
+		cd sdk/js && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npx --no-install tsc; \
+	else echo "there is no npm here: the types of sdk/js are not checked"; fi
 
 # The long form of the end-to-end tests: more kills, a browser where there is one.
 e2e:

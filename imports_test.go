@@ -16,6 +16,9 @@ const module = "github.com/millrace/millrace"
 // kit is what rooms build on; a room is any other package below the root that is no tool.
 var kit = []string{"block", "producer", "jsonpath", "mapping", "expr", "table", "listener"}
 
+// assets hold files for browsers and no code, so that whoever serves a page may import them.
+var assets = []string{"sdk/js"}
+
 // foreign lists what only one room may import, so that replacing a library touches one folder.
 var foreign = map[string][]string{
 	"github.com/nats-io/":      {"stream/nats"},
@@ -39,7 +42,7 @@ func TestImports(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "tools" || d.Name() == "bin") {
+		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "tools" || d.Name() == "bin" || d.Name() == "node_modules") {
 			return fs.SkipDir
 		}
 		if d.IsDir() || !strings.HasSuffix(name, ".go") {
@@ -96,6 +99,9 @@ func TestImportRules(t *testing.T) {
 		{"gateway", module + "/millracetest/websocket", true, true},
 		{"millracetest/websocket", module + "/millracetest", false, true},
 		{"millracetest/websocket", module + "/gateway", false, false},
+		{"console", module + "/sdk/js", false, true},
+		{"sdk/js", module + "/gateway", false, false},
+		{"sdk/js", module + "/gateway", true, true},
 		{"config", module + "/archive", false, true},
 		{"config", module + "/cmd/millrace", false, false},
 		{"cmd/millrace", module + "/config", false, true},
@@ -145,7 +151,9 @@ func forbidden(from, imported string, test bool) string {
 			return "millracetest builds on the root and the kit"
 		}
 		return ""
-	case below(inside, kit), room(from) == room(inside):
+	case below(from, assets):
+		return "assets import nothing"
+	case below(inside, kit), below(inside, assets), room(from) == room(inside):
 		return ""
 	default:
 		return "a room imports the root, the kit and its own children"

@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/millrace/millrace/sdk/js"
 )
 
 //go:embed static
@@ -25,9 +27,10 @@ type Map struct {
 	// query's results. Either may be "": then that part of the page stays empty.
 	Positions string `json:"positions"`
 	Crossings string `json:"crossings"`
-	// PositionsParameter and CrossingsParameter are the query parameters that choose a key.
-	PositionsParameter string `json:"positionsParameter"`
-	CrossingsParameter string `json:"crossingsParameter"`
+	// Connect is the endpoint that the page connects to, and subscribes to the others from.
+	Connect string `json:"connect"`
+	// Latest says that Positions can begin with the newest event of each key, so that the map is complete at once.
+	Latest bool `json:"latest"`
 	// Lat and Lon are dotted paths to the position in the events of Positions.
 	Lat string `json:"lat"`
 	Lon string `json:"lon"`
@@ -36,6 +39,18 @@ type Map struct {
 	Streets json.RawMessage `json:"streets,omitempty"`
 	// Counters are the sums that the page shows, in this order.
 	Counters []Counter `json:"counters"`
+	// Demo adds what shows that nothing is lost when the program dies; nil for none.
+	Demo *Demo `json:"demo,omitempty"`
+}
+
+// Demo describes a panel with a ledger of events, and a button that kills the program.
+type Demo struct {
+	// Kill is where the button posts to.
+	Kill string `json:"kill"`
+	// Kills is where {"kills":N} says how often the program has been killed and has come back.
+	Kills string `json:"kills"`
+	// Number is the member of the data of Positions that numbers each key's events, without a gap.
+	Number string `json:"number"`
 }
 
 // Counter is the sum of a metric over all its labels.
@@ -55,7 +70,8 @@ func DefaultCounters() []Counter {
 	}
 }
 
-// Handler serves the page at /, its parts below /map/, and the counters at /map/counters.
+// Handler serves the page at /, its parts below /map/, the client's modules below /map/sdk/, and the counters at
+// /map/counters.
 func (m Map) Handler(metrics prometheus.Gatherer) http.Handler {
 	files, err := fs.Sub(static, "static")
 	if err != nil {
@@ -69,6 +85,7 @@ func (m Map) Handler(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, "map.html") })
 	mux.Handle("GET /map/", http.StripPrefix("/map/", http.FileServerFS(files)))
+	mux.Handle("GET /map/sdk/", http.StripPrefix("/map/sdk/", http.FileServerFS(js.Files)))
 	mux.HandleFunc("GET /map/setup.json", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, setup) })
 	mux.HandleFunc("GET /map/counters", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, sums.read()) })
 	mux.HandleFunc("GET /favicon.ico", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })

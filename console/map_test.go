@@ -29,11 +29,11 @@ func TestPageNamesOnlyItsOwnFiles(t *testing.T) {
 	if response.StatusCode != http.StatusOK || !strings.Contains(response.Header.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Fatalf("%s, policy %q", response.Status, response.Header.Get("Content-Security-Policy"))
 	}
-	paths := []string{"/map/view.js", "/map/subscribe.js"}
+	paths := []string{"/map/view.js", "/map/ledger.js", "/map/sdk/index.js", "/map/sdk/client.js"}
 	for _, match := range regexp.MustCompile(`(?:src|href)="([^"]+)"`).FindAllStringSubmatch(page, -1) {
 		paths = append(paths, match[1])
 	}
-	if len(paths) < 4 {
+	if len(paths) < 6 {
 		t.Fatalf("found only %q", paths)
 	}
 	for _, path := range paths {

@@ -2,8 +2,9 @@ package demo
 
 import "fmt"
 
-// Config returns the configuration of the demo: an ordinary one, over the city's feed.
-func Config(feedURL, listen string) []byte {
+// Config returns the configuration of the demo: an ordinary one, over the city's feed. listen and admin are the
+// addresses of the page and of health and metrics.
+func Config(feedURL, listen, admin string) []byte {
 	return fmt.Appendf(nil, `# A simulated city, end to end. Paths are relative to this file.
 data_dir: ./data
 
@@ -44,10 +45,11 @@ gateway:
   listen: %s
   page: map
   endpoints:
-    /positions: {from: positions, key: "query:VehicleID"}
+    /live: {messages: true}
+    /positions: {from: positions, key: "query:VehicleID", latest: true}
     /crossings: {from: crossings, key: "query:VehicleID"}
 
 admin:
-  listen: 127.0.0.1:0
-`, feedURL, listen)
+  listen: %s
+`, feedURL, listen, admin)
 }

@@ -121,6 +121,8 @@ func (f *Feed) append(dst []byte, n int64) []byte {
 	dst = strconv.AppendFloat(dst, r.SpeedKMH, 'f', 1, 64)
 	dst = append(dst, ",\"heading\":"...)
 	dst = strconv.AppendFloat(dst, r.Heading, 'f', 0, 64)
+	dst = append(dst, ",\"number\":"...) // of this vehicle, without a gap
+	dst = strconv.AppendInt(dst, n/int64(f.City.Vehicles()), 10)
 	dst = append(dst, ",\"time\":\""...)
 	dst = r.Time.UTC().AppendFormat(dst, time.RFC3339Nano)
 	return append(dst, "\"}\n\n"...)

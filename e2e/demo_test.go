@@ -35,14 +35,15 @@ func TestDemo(t *testing.T) {
 		t.Errorf("the page is %.200s", page)
 	}
 	var setup struct {
-		Positions, Crossings, PositionsParameter, CrossingsParameter, Lat, Lon string
-		Fences, Streets                                                        struct{ Features []any }
-		Counters                                                               []struct{ Name string }
+		Positions, Crossings, Connect, Lat, Lon string
+		Latest                                  bool
+		Fences, Streets                         struct{ Features []any }
+		Counters                                []struct{ Name string }
 	}
 	if err := json.Unmarshal([]byte(p.page("/map/setup.json")), &setup); err != nil {
 		t.Fatal(err)
 	}
-	if setup.Positions != "/positions" || setup.Crossings != "/crossings" || setup.PositionsParameter != "VehicleID" || setup.CrossingsParameter != "VehicleID" ||
+	if setup.Positions != "/positions" || setup.Crossings != "/crossings" || setup.Connect != "/live" || !setup.Latest ||
 		len(setup.Fences.Features) == 0 || len(setup.Streets.Features) == 0 || len(setup.Counters) != 5 {
 		t.Errorf("the page's setup is %+v", setup)
 	}

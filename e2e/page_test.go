@@ -261,8 +261,13 @@ func TestPage(t *testing.T) {
 // restartDemo starts the demo again on the address that it had. Somebody else may have that for a moment.
 func restartDemo(t *testing.T, dir, address string) *program {
 	t.Helper()
+	return restartDemoOf(t, dir, address, 400, 800)
+}
+
+func restartDemoOf(t *testing.T, dir, address string, vehicles, rate int) *program {
+	t.Helper()
 	for end := time.Now().Add(patience); ; {
-		p := launchDemo(t, dir, address, 400, 800)
+		p := launchDemo(t, dir, address, vehicles, rate)
 		select {
 		case <-p.ready:
 			return p

@@ -109,8 +109,10 @@ func (p *program) readLog(stderr io.Reader) {
 			_ = json.Unmarshal([]byte(text), &l) // or it is no line of the log, such as a panic's
 			p.mu.Lock()
 			if l.Msg == "ready" {
-				p.gateway, p.admin = l.Gateway, l.Admin
-				close(p.ready)
+				if p.gateway == "" { // the demo's pipeline says it again after each death, with the same addresses
+					p.gateway, p.admin = l.Gateway, l.Admin
+					close(p.ready)
+				}
 			}
 			p.log = append(p.log, l)
 			close(p.heard)

@@ -116,14 +116,17 @@ func (c *connection) authenticate(token string) error {
 		err = c.limits.Identify(identity.Key)
 	}
 	if err != nil {
-		reason := "this is not allowed"
+		// What would be 429 or 503 if the token stood in the request is no fault of the token.
+		e := ending{code: statusUnauthorized, reason: "this is not allowed", cut: cutUnauthorized}
 		if denied, ok := errors.AsType[*auth.Denied](err); ok {
-			reason = denied.Reason
+			if e.reason = denied.Reason; denied.Status == http.StatusServiceUnavailable {
+				e.code, e.cut = statusTryAgainLater, cutUnavailable
+			}
 		} else if many, ok := errors.AsType[*limit.TooMany](err); ok {
-			reason = many.Error()
+			e.code, e.reason = statusTryAgainLater, many.Error()
 		}
 		g.logger.Debug("gateway: a client is turned away", "error", err)
-		c.end(ending{code: statusUnauthorized, reason: reason, cut: cutUnauthorized})
+		c.end(e)
 		return nil
 	}
 	c.admitted(identity)

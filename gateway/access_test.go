@@ -131,6 +131,25 @@ func TestAccess(t *testing.T) {
 	}
 }
 
+// A good token over a limit is not called a bad one: the client may come back with it.
+func TestTokenOverLimit(t *testing.T) {
+	server := serve(t, newStream(1), func(c *gateway.Config, _ *gateway.Options) {
+		c.Auth, c.Limits = guarded(), limit.Config{ConnectionsPerToken: 1}
+		c.Endpoints["/live"] = gateway.Endpoint{Messages: true}
+	})
+	for i := range 2 {
+		c := server.dial(t, "/live", v1)
+		c.say(`{"auth":"0123456789abcdef"}`)
+		if i == 0 {
+			if got := c.next(); got != `{"authenticated":{"subject":"web"}}` {
+				t.Fatalf("got %s", got)
+			}
+		} else if closed := c.closed(); closed.Code != 1013 {
+			t.Errorf("got %v", closed)
+		}
+	}
+}
+
 // A connection ends with its token, and one that never says who it is, too.
 func TestTokenExpires(t *testing.T) {
 	t.Parallel()

@@ -219,6 +219,7 @@ func (f *feed) replaceArea(s *subscription, a *area) (*replay, error) {
 	if a == nil || s.area == nil {
 		return nil, wrongMessage("update replaces the area of a subscription that has one")
 	}
+	s.c.answer(append(appendJSONString([]byte(`{"updated":`), []byte(s.name)), '}')) // before any of it
 	if s.next = a; !s.live {
 		return nil, nil //nolint:nilnil // there is one already
 	}

@@ -211,7 +211,8 @@ func (c *connection) unsubscribe(name string) error {
 	return nil
 }
 
-// update replaces a subscription's area.
+// update replaces a subscription's area. What the new one holds follows the answer, and then the message that says
+// live: one that comes before the answer is of an earlier area.
 func (c *connection) update(name string, m *clientMessage) error {
 	s := c.named(name)
 	if s == nil {

@@ -161,10 +161,10 @@ func (r *replay) goLive() (live bool, next *replay) {
 		r.feed.remove(r.s)
 		return false, nil
 	}
-	r.feed.goLive(r.s)
-	if r.s.next != nil {
+	if r.s.next != nil { // not live before that is done
 		return true, r.feed.changeArea(r.s)
 	}
+	r.feed.goLive(r.s)
 	return true, nil
 }
 

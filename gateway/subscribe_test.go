@@ -30,6 +30,7 @@ type frameV1 struct {
 	Gap                 json.RawMessage
 	Subscribed          *string
 	Unsubscribed        *string
+	Updated             *string
 	Pong                json.RawMessage
 	Error               *struct{ Code, Message string }
 	Time                *string
@@ -65,6 +66,8 @@ func (f frameV1) short() string {
 		return "subscribed " + *f.Subscribed
 	case f.Unsubscribed != nil:
 		return "unsubscribed " + *f.Unsubscribed
+	case f.Updated != nil:
+		return "updated " + *f.Updated
 	case f.Error != nil:
 		return name + "error " + f.Error.Code
 	case f.Pong != nil:
@@ -162,6 +165,32 @@ func TestPrefixAndFilter(t *testing.T) {
 		if r := server.get(t, "GET", "/vehicles?"+wrong, nil, "text/event-stream"); r.StatusCode != 400 {
 			t.Errorf("%s: %s", wrong, r.Status)
 		}
+	}
+}
+
+// What a filter says of one partition's events it says of no others.
+func TestFilterOverPartitions(t *testing.T) {
+	_, w, server := cars(t, 3, nil)
+	c := server.dial(t, "/vehicles?filter=n%20%25%202%20%3D%3D%200", v1)
+	c.live()
+	const n = 500
+	go func() {
+		random := rand.New(rand.NewPCG(3, 3))
+		for i := range n {
+			w.put(fmt.Sprint("car ", random.IntN(20)), fmt.Sprintf(`{"n":%d}`, i))
+		}
+	}()
+	seen := map[int]bool{}
+	for len(seen) < n/2 {
+		f := c.any()
+		if f.Key == "" {
+			continue
+		}
+		var data struct{ N int }
+		if err := json.Unmarshal(f.Data, &data); err != nil || data.N%2 != 0 || seen[data.N] {
+			t.Fatalf("got %s: %v", f.Data, err)
+		}
+		seen[data.N] = true
 	}
 }
 
@@ -316,6 +345,7 @@ func TestArea(t *testing.T) {
 	named.say(`{"subscribe":"m","to":"/map","since":"latest","area":{"circle":{"lat":10,"lon":10,"radius":1000}}}`)
 	named.expect("subscribed m", `m a {"lat":10,"lon":10}`, "m live")
 	named.say(`{"update":"m","area":{"box":[15,5,25,15]}}`)
+	named.expect("updated m")
 	got := []string{named.any().short(), named.any().short()}
 	slices.Sort(got)
 	if !slices.Equal(got, []string{"m a left", `m b {"lat":10,"lon":20}`}) {
@@ -337,6 +367,30 @@ func TestArea(t *testing.T) {
 	for _, want := range []string{`{"lat":0,"lon":179}`, `{"lat":0,"lon":-179}`, `{"key":"ship"}`} {
 		if m := e.next(); m.data != want || (m.kind == "millrace.left") != (want == `{"key":"ship"}`) {
 			t.Errorf("got %+v, want %s", m, want)
+		}
+	}
+}
+
+// The message that says live after an update has been answered is that of the new area, also if the client was
+// still being brought up to date when it asked.
+func TestUpdateBeforeLive(t *testing.T) {
+	_, w, server := cars(t, 1, nil)
+	for i := range 200 {
+		w.put(fmt.Sprint("west ", i), `{"lat":1,"lon":1}`)
+	}
+	w.put("east", `{"lat":1,"lon":50}`)
+	for range 30 {
+		c := server.dial(t, "/live", v1)
+		c.say(`{"subscribe":"m","to":"/map","since":"latest","area":{"box":[0,0,2,2]}}`)
+		c.say(`{"update":"m","area":{"box":[49,0,51,2]}}`)
+		for c.any().Updated == nil { //nolint:revive // what comes before is of the first area
+		}
+		east := false
+		for f := c.any(); !f.Live; f = c.any() {
+			east = east || f.Key == "east"
+		}
+		if !east {
+			t.Fatal("live comes before what the new area holds")
 		}
 	}
 }

@@ -346,6 +346,7 @@ type filter struct {
 	text     string
 	users    int
 	match    func(r *block.Reader, i int) bool
+	batch    *batch // of which partition, and which of its passes, the verdicts are
 	pass     uint64
 	verdicts []verdictOf // by event of the batch
 }
@@ -388,8 +389,8 @@ func (b *batch) passes(shared *filter, at int, r *block.Reader, i int) bool {
 	if shared == nil {
 		return true
 	}
-	if shared.pass != b.pass {
-		shared.pass, shared.verdicts = b.pass, shared.verdicts[:0]
+	if shared.batch != b || shared.pass != b.pass {
+		shared.batch, shared.pass, shared.verdicts = b, b.pass, shared.verdicts[:0]
 	}
 	for len(shared.verdicts) < b.events {
 		shared.verdicts = append(shared.verdicts, unknown)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,10 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/millrace/millrace/config"
-	"github.com/millrace/millrace/console"
 	"github.com/millrace/millrace/demo"
 )
 
@@ -26,7 +21,8 @@ import (
 // they would have driven meanwhile.
 const demoSeed = 1
 
-// demoVerb serves a simulated city as a feed on loopback and runs the ordinary pipeline over it.
+// demoVerb serves a simulated city as a feed on loopback and runs the ordinary pipeline over it, in a process of its
+// own that the page can kill.
 func demoVerb(ctx context.Context, v verb, args []string, t terminal) int {
 	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	listen := flags.String("listen", "127.0.0.1:8080", "serve the live page on this `ADDRESS`; port 0 chooses a free one")
@@ -49,15 +45,19 @@ func demoVerb(ctx context.Context, v verb, args []string, t terminal) int {
 		fmt.Fprintf(t.err, "millrace demo: --rate %d is out of range; write 1 to 1000000\n", *rate)
 		return usage
 	}
-	log := logs.logger(t.err)
-	if err := runDemo(ctx, *listen, *data, *vehicles, *rate, log, t.out); err != nil {
+	err := runDemo(ctx, *listen, *data, *vehicles, *rate, logs, t)
+	if err != nil && !errors.Is(err, errSaid) {
 		printFailure(t.err, err)
+	}
+	if err != nil {
 		return failed
 	}
 	return done
 }
 
-func runDemo(ctx context.Context, listen, dir string, vehicles, rate int, log *slog.Logger, out io.Writer) error {
+// runDemo serves the feed and keeps the pipeline going, which is a process of its own, so that it can be killed.
+func runDemo(ctx context.Context, listen, dir string, vehicles, rate int, logs logFlags, t terminal) error {
+	log := logs.logger(t.err)
 	city := demo.NewCity(demoSeed, vehicles)
 	feed, err := serveFeed(&demo.Feed{City: city, Rate: rate})
 	if err != nil {
@@ -68,33 +68,44 @@ func runDemo(ctx context.Context, listen, dir string, vehicles, rate int, log *s
 			log.Warn("close the city's feed", "error", err)
 		}
 	}()
-	text := demo.Config("http://"+feed.address+"/", listen)
+	// A pipeline that comes back has to be found where it was.
+	if listen, err = fixedPort("gateway", listen); err != nil {
+		return err
+	}
+	admin, err := fixedPort("admin", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	text := demo.Config("http://"+feed.address+"/", listen, admin)
 	file := filepath.Join(dir, "millrace.yaml")
 	if err := writeFiles(dir, map[string][]byte{"millrace.yaml": text, "depots.geojson": city.Depots()}); err != nil {
 		return err
 	}
-	c, err := config.Parse(file, text, os.LookupEnv)
+	fmt.Fprintf(t.out, "%s:\n\n%s\n", file, indent(text))
+	pipeline := supervisor{
+		log: log, out: t.out, err: t.err,
+		arguments: func(deaths int) []string {
+			return append([]string{
+				demoPipeline, "--vehicles", strconv.Itoa(vehicles), "--kills", strconv.Itoa(deaths),
+			}, append(logs.arguments(), dir)...)
+		},
+		died: func(deaths int) {
+			fmt.Fprintf(t.out, "The pipeline's process was killed (%d so far); it starts again.\n", deaths)
+		},
+	}
+	return pipeline.run(ctx)
+}
+
+// fixedPort chooses a port for an address that leaves it open.
+func fixedPort(section, address string) (string, error) {
+	if _, port, err := net.SplitHostPort(address); err != nil || port != "0" {
+		return address, nil //nolint:nilerr // the configuration says what is wrong with it
+	}
+	l, err := listen(section, address)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if problems := checkFiles(c); len(problems) > 0 {
-		return problems
-	}
-	fmt.Fprintf(out, "%s:\n\n%s\n", file, indent(text))
-	started := time.Now()
-	return runPipeline(ctx, c, pipelineOptions{
-		log: log,
-		page: func(c *config.Config, metrics prometheus.Gatherer) http.Handler {
-			return page(c, city.Streets(), metrics)
-		},
-		ready: func(gateway, admin string) {
-			fmt.Fprintf(out, "A city of %d vehicles is live at http://%s/\nHealth and metrics: http://%s/    Ctrl-C ends it.\n", vehicles, gateway, admin)
-		},
-		ended: func(metrics prometheus.Gatherer) {
-			fmt.Fprintf(out, "\nIn %s: %s.\nEverything is in %s; the next demo goes on from there.\n",
-				time.Since(started).Round(100*time.Millisecond), summary(metrics), dir)
-		},
-	})
+	return l.Addr().String(), l.Close()
 }
 
 func indent(text []byte) string {
@@ -139,24 +150,4 @@ func (s *feedServer) Close() error {
 		err = errors.Join(err, ended)
 	}
 	return err
-}
-
-// summary says what the pipeline has counted.
-func summary(metrics prometheus.Gatherer) string {
-	sums := map[string]float64{}
-	families, _ := metrics.Gather() // what could be gathered is shown
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			sums[family.GetName()] += m.GetCounter().GetValue()
-		}
-	}
-	var parts []string
-	for _, c := range console.DefaultCounters() {
-		name, metric := c.Name, c.Metric
-		if metric == "millrace_gateway_connections" { // none are left
-			metric = "millrace_gateway_connects_total"
-		}
-		parts = append(parts, strconv.FormatFloat(sums[metric], 'f', -1, 64)+" "+name)
-	}
-	return strings.Join(parts, ", ")
 }

@@ -28,6 +28,15 @@ func (l *logFlags) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, options))
 }
 
+// arguments are the flags that make another process of this program log as this one does.
+func (l *logFlags) arguments() []string {
+	args := []string{"--log-level", l.level.String()}
+	if l.format != "" {
+		args = append(args, "--log-format", l.format)
+	}
+	return args
+}
+
 // readable writes durations as 1.5s in JSON, too.
 func readable(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {

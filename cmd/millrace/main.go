@@ -85,6 +85,7 @@ func verbs() []verb {
 		{"reload", "FILE", "make the program that runs it read it again; without an admin listener send it SIGHUP", reloadVerb},
 		{"sse", "URL", "print a feed's events as NDJSON (id, type, data)", sseVerb},
 		{"version", "", "print the version", versionVerb},
+		{demoPipeline, "DIR", "", demoPipelineVerb},
 	}
 }
 
@@ -115,6 +116,9 @@ func run(ctx context.Context, args []string, t terminal) int {
 func printUsage(w io.Writer) {
 	fmt.Fprint(w, "Millrace turns live feeds into live results.\n\n")
 	for _, v := range verbs() {
+		if v.about == "" {
+			continue // for the program itself
+		}
 		fmt.Fprintf(w, "    millrace %-14s %s\n", v.name+" "+v.arguments, v.about)
 	}
 	fmt.Fprint(w, "\nmillrace help VERB says more.\n")

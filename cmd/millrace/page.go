@@ -12,20 +12,26 @@ import (
 	"github.com/millrace/millrace/console"
 )
 
-// page returns what the gateway serves at /: the live map over the first fence query whose input has an
-// endpoint, nil if the configuration asks for no page.
-func page(c *config.Config, streets json.RawMessage, metrics prometheus.Gatherer) http.Handler {
+// page returns what the gateway serves at /, nil if the configuration asks for no page.
+func page(c *config.Config, metrics prometheus.Gatherer) http.Handler {
 	if c.Gateway == nil || c.Gateway.Page != "map" {
 		return nil
 	}
-	m := console.Map{Title: "Millrace", Streets: streets, Counters: console.DefaultCounters()}
+	return liveMap(c).Handler(metrics)
+}
+
+// liveMap describes the map over the first fence query whose input has an endpoint.
+func liveMap(c *config.Config) console.Map {
+	m := console.Map{Title: "Millrace", Counters: console.DefaultCounters()}
 	for _, q := range sorted(c.Queries) {
 		f := q.Query.Fence
 		if f == nil {
 			continue
 		}
-		m.Positions, m.PositionsParameter = endpointOf(c, q.Query.From)
-		m.Crossings, m.CrossingsParameter = endpointOf(c, q.Query.Into)
+		m.Positions, m.Crossings = endpointOf(c, q.Query.From), endpointOf(c, q.Query.Into)
+		if e, ok := c.Gateway.Endpoints[m.Positions]; ok {
+			m.Latest = e.Latest || e.Location != nil
+		}
 		m.Lat, m.Lon = f.Lat, f.Lon
 		if fences, err := os.ReadFile(f.Fences); err == nil && json.Valid(fences) {
 			m.Fences = fences
@@ -34,15 +40,25 @@ func page(c *config.Config, streets json.RawMessage, metrics prometheus.Gatherer
 			break
 		}
 	}
-	return m.Handler(metrics)
-}
-
-// endpointOf returns the first endpoint that serves a stream, and its query parameter.
-func endpointOf(c *config.Config, stream string) (route, parameter string) {
+	m.Connect = m.Positions
+	if m.Connect == "" {
+		m.Connect = m.Crossings
+	}
 	for route, e := range sorted(c.Gateway.Endpoints) {
-		if e.From == stream {
-			return route, strings.TrimPrefix(e.Key, "query:")
+		if e.Messages && e.Auth == nil {
+			m.Connect = route // without a stream of its own nothing is sent that the page has not asked for
+			break
 		}
 	}
-	return "", ""
+	return m
+}
+
+// endpointOf returns the first endpoint that serves every key of a stream, "" if there is none.
+func endpointOf(c *config.Config, stream string) string {
+	for route, e := range sorted(c.Gateway.Endpoints) {
+		if e.From == stream && !strings.Contains(route, "{") && !strings.HasPrefix(e.Key, "claim:") {
+			return route
+		}
+	}
+	return ""
 }

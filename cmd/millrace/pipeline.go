@@ -46,7 +46,7 @@ func runPipeline(ctx context.Context, c *config.Config, o pipelineOptions) error
 		o.log = slog.New(slog.DiscardHandler)
 	}
 	if o.page == nil {
-		o.page = func(c *config.Config, metrics prometheus.Gatherer) http.Handler { return page(c, nil, metrics) }
+		o.page = func(c *config.Config, metrics prometheus.Gatherer) http.Handler { return page(c, metrics) }
 	}
 	p := newPipeline(c, o)
 	defer p.close()

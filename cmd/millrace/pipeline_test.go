@@ -279,7 +279,7 @@ gateway:
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := page(c, json.RawMessage(`{"type":"FeatureCollection","features":[]}`), prometheus.NewRegistry())
+	h := page(c, prometheus.NewRegistry())
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/map/setup.json", nil))
 	var setup map[string]any
@@ -287,14 +287,14 @@ gateway:
 		t.Fatalf("%v: %s", err, w.Body)
 	}
 	for key, want := range map[string]string{
-		"positions": "/p", "crossings": "/c", "positionsParameter": "vehicle", "crossingsParameter": "id", "lat": "p.lat", "lon": "p.lon",
+		"positions": "/p", "crossings": "/c", "connect": "/p", "lat": "p.lat", "lon": "p.lon",
 	} {
 		if setup[key] != want {
 			t.Errorf("%s is %v, want %s", key, setup[key], want)
 		}
 	}
 	c.Gateway.Page = ""
-	if page(c, nil, prometheus.NewRegistry()) != nil {
+	if page(c, prometheus.NewRegistry()) != nil {
 		t.Error("a page that nobody asked for")
 	}
 }

@@ -1,7 +1,8 @@
 // The live map: draws what /map/setup.json describes and moves it by what two subscriptions say.
 
+import { Ledger } from "/map/ledger.js";
+import { connect } from "/map/sdk/index.js";
 import { View } from "/map/view.js";
-import { subscribe } from "/map/subscribe.js";
 
 const by = (id) => document.getElementById(id);
 const kept = 40; // crossings in the list
@@ -11,7 +12,9 @@ document.title = setup.title;
 by("title").textContent = setup.title;
 
 const view = new View(by("map"), setup, select);
-const feeds = [];
+const client = setup.connect ? connect(setup.connect) : null;
+const ledger = new Ledger(setup.demo?.number);
+let subscriptions = [];
 let selected = "";
 
 function pick(object, path) {
@@ -19,6 +22,7 @@ function pick(object, path) {
 }
 
 function moved(event) {
+  ledger.enter(event);
   if (event.deleted) {
     view.remove(event.key);
     return;
@@ -74,24 +78,67 @@ function select(key) {
   by("selected-key").textContent = key;
   by("fields").replaceChildren();
   by("crossings").replaceChildren();
-  connect();
+  subscribe();
 }
 
-function connect() {
-  for (const feed of feeds.splice(0)) feed.close();
-  const address = (path, parameter) =>
-    selected ? `${path}?${new URLSearchParams({ [parameter]: selected })}` : path;
-  if (setup.positions) {
-    feeds.push(subscribe(address(setup.positions, setup.positionsParameter), { event: moved, state: showState, gap: gap("positions") }));
-  }
-  if (setup.crossings) {
-    feeds.push(subscribe(address(setup.crossings, setup.crossingsParameter), { event: crossed, gap: gap("crossings") }));
+function subscribe() {
+  for (const s of subscriptions) s.unsubscribe();
+  const keys = selected ? [selected] : undefined;
+  const since = setup.latest ? "latest" : undefined;
+  ledger.begin();
+  subscriptions = [
+    setup.positions && client.subscribe({ to: setup.positions, keys, since }, { event: moved, gap: gap("positions"), reset }),
+    setup.crossings && client.subscribe({ to: setup.crossings, keys }, { event: crossed, gap: gap("crossings") }),
+  ].filter(Boolean);
+}
+
+// The newest event of each key comes again, for those that are still there.
+function reset() {
+  ledger.begin();
+  view.clear();
+}
+
+const shown = { open: "live", waiting: "reconnecting", closed: "closed" };
+client?.on("state", (state) => {
+  if (!shown[state]) return; // one more try
+  by("status").dataset.state = shown[state];
+  by("status").textContent = shown[state];
+  if (state === "open") showKills();
+});
+
+// What shows that nothing is lost when the program dies.
+function showLedger() {
+  for (const name of ["received", "lost", "repeated"]) by(name).textContent = ledger[name].toLocaleString("en");
+  for (const name of ["lost", "repeated"]) by(name).classList.toggle("wrong", ledger[name] > 0);
+}
+
+async function showKills() {
+  if (!setup.demo) return;
+  try {
+    const { kills } = await (await fetch(setup.demo.kills)).json();
+    by("kills").textContent = String(kills);
+    by("kill").disabled = false;
+    by("killed").textContent = kills ? "It is back, and this page has gone on where it was." : "";
+  } catch {
+    // Killed again; the next connection asks.
   }
 }
 
-function showState(state) {
-  by("status").dataset.state = state;
-  by("status").textContent = state;
+async function kill() {
+  by("kill").disabled = true;
+  by("killed").textContent = "Killed. Nobody could say goodbye.";
+  try {
+    const response = await fetch(setup.demo.kill, { method: "POST" });
+    if (!response.ok) by("killed").textContent = await response.text();
+  } catch {
+    // Nor could it answer.
+  }
+}
+
+if (setup.demo) {
+  by("demo").hidden = false;
+  by("kill").addEventListener("click", kill);
+  setInterval(showLedger, 200);
 }
 
 by("clear").addEventListener("click", () => select(""));
@@ -118,5 +165,5 @@ async function count() {
   setTimeout(count, 1000);
 }
 
-connect();
+if (client) subscribe();
 count();

@@ -47,6 +47,10 @@ export class View {
     this.#things.delete(key);
   }
 
+  clear() {
+    this.#things.clear();
+  }
+
   flash(fence, transition) {
     const f = this.#fences.find((f) => f.id === fence);
     if (f) Object.assign(f, { flash: performance.now() + flashFor, transition });
