@@ -5,6 +5,8 @@
 //	/metrics       Prometheus
 //	/debug/pprof/  profiles, on a loopback listener only
 //
+// and what Options.Handlers adds.
+//
 // Beyond loopback the configuration demands TLS and a token, which every request carries but those for
 // /healthz, for those who ask whether the process lives know no secrets. On loopback the token may be left
 // out, and a browser is no way around that: requests for a host's name that the configuration does not list
@@ -18,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -57,6 +60,8 @@ type Options struct {
 	Stages func() []Stage
 	// Metrics is what /metrics shows.
 	Metrics prometheus.Gatherer
+	// Handlers serve further paths, by patterns of http.ServeMux. What is refused elsewhere is refused there, too.
+	Handlers map[string]http.Handler
 	// Logger hears of faults of single connections at level debug; default none.
 	Logger *slog.Logger
 }
@@ -141,6 +146,10 @@ func (s *Server) Handler(profiles bool) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		index += "/debug/pprof/\n"
+	}
+	for _, pattern := range slices.Sorted(maps.Keys(s.options.Handlers)) {
+		mux.Handle(pattern, s.options.Handlers[pattern])
+		index += pattern + "\n"
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, index) })
 	return s.guard(mux)

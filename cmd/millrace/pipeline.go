@@ -80,6 +80,7 @@ type pipeline struct {
 	state                          millrace.State
 	stores                         map[string]*disk.Store // by directory
 	tiers                          []*tier
+	connections                    connections   // what the admin listener says of the gateway's
 	ending                         chan struct{} // closed when draining begins
 }
 

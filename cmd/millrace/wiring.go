@@ -300,6 +300,7 @@ func (p *pipeline) addGateway(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		defer p.connections.show(g.Control())()
 		return g.Run(ctx, l)
 	})))
 	return nil
@@ -321,7 +322,9 @@ func (p *pipeline) addAdmin() {
 	if p.adminListener == nil {
 		return
 	}
-	a := admin.New(*p.config.Admin, admin.Options{Stages: p.status, Metrics: p.metrics, Logger: p.log})
+	a := admin.New(*p.config.Admin, admin.Options{
+		Stages: p.status, Metrics: p.metrics, Logger: p.log, Handlers: p.connections.handlers(),
+	})
 	p.addTier(p.stage("admin", p.serve("admin", &p.adminListener, listener.Config{TLS: p.config.Admin.TLS}, a.Run)))
 }
 
