@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
@@ -74,7 +73,7 @@ func TestDisconnectsAfterKill(t *testing.T) {
 	if got := app.count(); got != (tally{Connects: 2 * n, Disconnects: 2 * n}) {
 		t.Errorf("after the end: %+v", got)
 	}
-	pipeline.start().end(syscall.SIGTERM)
+	pipeline.serve().end(syscall.SIGTERM)
 	if got := app.count(); got != (tally{Connects: 2 * n, Disconnects: 2 * n}) {
 		t.Errorf("after a life without clients: %+v", got)
 	}
@@ -124,7 +123,7 @@ func TestDisconnectAfterCrash(t *testing.T) {
 			if !p.killed() {
 				t.Fatalf("it was not killed, but ended with %v", p.wait)
 			}
-			pipeline.start().end(syscall.SIGTERM) // waits until all is told
+			pipeline.serve().end(syscall.SIGTERM) // waits until all is told
 			if got := app.count(); got != tt.want {
 				t.Errorf("%+v, want %+v", got, tt.want)
 			}
@@ -270,31 +269,37 @@ func checkJournal(t *testing.T, events []millrace.Event) (known map[string]bool)
 func (p *program) checkWho(t *testing.T) {
 	t.Helper()
 	w := dial(t, p, "/who?since=latest", "millrace.v1")
-	var listed, told []string
-	for _, c := range p.connections("") {
-		listed = append(listed, c.ID+" "+c.Endpoint)
-	}
+	told := map[string]string{} // endpoints by connection
 	for {
 		var m struct {
 			Key, Type string
-			Live      bool
-			Data      struct{ Connection, Endpoint string }
+			Data      struct{ Endpoint string }
 		}
 		if text := read(t, w); json.Unmarshal([]byte(text), &m) != nil {
 			t.Fatalf("who is connected: %s", text)
 		}
-		if m.Type == "connect" {
-			told = append(told, m.Key+" "+m.Data.Endpoint)
+		switch m.Type {
+		case "connect":
+			told[m.Key] = m.Data.Endpoint
+		case "disconnect":
+			delete(told, m.Key)
 		}
-		if len(told) == len(listed) {
-			break
+		listed := map[string]string{}
+		for _, c := range p.connections("") {
+			listed[c.ID] = c.Endpoint
+		}
+		if maps.Equal(told, listed) { // or more is to come
+			return
 		}
 	}
-	slices.Sort(listed)
-	slices.Sort(told)
-	if !slices.Equal(told, listed) {
-		t.Errorf("the stream tells of\n%s\nand the admin listener of\n%s", fmt.Sprint(told), fmt.Sprint(listed))
-	}
+}
+
+// serve starts the program and waits until the gateway takes connections.
+func (p *pipeline) serve() *program {
+	p.t.Helper()
+	next := p.start()
+	next.logged("that the gateway serves", func(l logLine) bool { return l.Msg == "gateway: serving" })
+	return next
 }
 
 func sleep(ctx context.Context, d time.Duration) {
