@@ -168,7 +168,7 @@ func TestFunctionsOfAWS(t *testing.T) {
 
 func callFromJavaScript(t *testing.T, p *program) {
 	directory := filepath.Join("..", "gateway", "apigateway", "testdata", "sdk")
-	if err := exec.Command("node", "-e", "process.exit(parseInt(process.versions.node) < 20)").Run(); err != nil {
+	if err := exec.Command("node", "-e", "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)").Run(); err != nil {
 		t.Skip("Node 20 or newer, which the AWS SDK for JavaScript takes, is not installed")
 	}
 	if _, err := os.Stat(filepath.Join(directory, "node_modules", "@aws-sdk", "client-apigatewaymanagementapi")); err != nil {

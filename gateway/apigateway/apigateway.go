@@ -175,8 +175,15 @@ const (
 	idLength = 16
 )
 
-// NewConnectionID returns an id such as R1kmxc2VNjMCFIA=: 88 random bits in base64 for URLs.
-func NewConnectionID() string { return newID(rand.Reader) }
+// NewConnectionID returns an id such as R1kmxc2VNjMCFIA=: 88 random bits in base64 for URLs. None begins with a
+// hyphen, which the commands that it is given to would take for an option.
+func NewConnectionID() string {
+	for {
+		if id := newID(rand.Reader); id[0] != '-' {
+			return id
+		}
+	}
+}
 
 func newID(random io.Reader) string {
 	var b [idBytes]byte
