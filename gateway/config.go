@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"net"
 	"net/url"
 	"slices"
@@ -76,6 +77,12 @@ type Endpoint struct {
 	Location *Location `yaml:"location"`
 	// Queue bounds what waits for one connection, instead of the gateway's.
 	Queue int64 `yaml:"queue,size"`
+	// Slow says what becomes of a client that does not take events as fast as they come, when they are more than
+	// the queue: disconnect (it is cut, and resumes), drop_oldest (the events that wait longest are dropped), or
+	// newest_per_key (of the events that wait only the newest of each key is kept; then as drop_oldest). A client
+	// is told how many events were dropped. An event that waits counts some 140 bytes beside its own where events may
+	// be dropped. Default disconnect.
+	Slow string `yaml:"slow"`
 	// Auth says who may connect, instead of the gateway's.
 	Auth *auth.Config `yaml:"auth"`
 	// APIGateway makes the endpoint behave like an API Gateway WebSocket API. It stands alone, or beside auth
@@ -186,6 +193,13 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		problem("endpoints", "there are none; write at least one, such as /vehicles: {from: STREAM, key: \"query:VehicleID\"}")
 	}
 	for path, e := range c.Endpoints {
+		if a := cmp.Or(e.Auth, c.Auth); a != nil && a.Token.Query != "" && e.Key == "query:"+a.Token.Query {
+			problem("endpoints."+path+".key", "%q is the parameter of the token, too; choose another name", e.Key)
+		}
+		if e.Auth != nil && e.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
+			problem("endpoints."+path+".auth.token.cookie", "browsers send cookies for pages of every origin, and origins allow all; "+
+				"list the origins, or take the token elsewhere")
+		}
 		e.validate(path, func(key, format string, args ...any) {
 			at := "endpoints." + path
 			if key != "" {
@@ -239,6 +253,14 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 	}
 	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
 		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
+	}
+	switch e.Slow {
+	case "", Disconnect, DropOldest, NewestPerKey:
+	default:
+		problem("slow", "%q is not known; write %s, %s or %s", e.Slow, Disconnect, DropOldest, NewestPerKey)
+	}
+	if e.Messages && e.Slow != "" {
+		problem("slow", "%q has no effect here; write it at the endpoints to which clients subscribe by messages", e.Slow)
 	}
 	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
 		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)

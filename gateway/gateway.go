@@ -140,10 +140,11 @@ func (g *Gateway) furnish() (err error) {
 		return feeds[name], nil
 	}
 	for path, config := range g.config.Endpoints {
-		e := &endpoint{path: path, config: config, guard: common}
+		e := &endpoint{path: path, config: config, auth: g.config.Auth, guard: common}
 		e.measure(o.Metrics)
 		g.endpoints[path] = e
 		if config.Auth != nil {
+			e.auth = config.Auth
 			if e.guard, err = guard(config.Auth); err != nil {
 				return err
 			}
@@ -345,7 +346,8 @@ func (g *Gateway) drain() {
 		if ahead := span*time.Duration(i)/time.Duration(len(all)) - time.Since(begun); ahead > time.Millisecond {
 			time.Sleep(ahead)
 		}
-		c.end(ending{code: statusServiceRestart, reason: "the gateway ends; come back and resume from the last id"})
+		again := retryLeast + rand.Int64N(retrySpread) //nolint:gosec // spread, not secrecy
+		c.end(ending{code: statusServiceRestart, reason: fmt.Sprintf("the gateway ends; come back after %d ms, and resume from the last id", again)})
 	}
 	select {
 	case <-g.ended:

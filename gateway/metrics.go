@@ -17,6 +17,7 @@ type Metrics struct {
 	bytes       *prometheus.CounterVec   // endpoint, protocol
 	cut         *prometheus.CounterVec   // reason
 	gaps        *prometheus.CounterVec   // endpoint
+	dropped     *prometheus.CounterVec   // endpoint
 	replays     *prometheus.CounterVec   // endpoint
 	replaying   prometheus.Gauge         //
 	queued      prometheus.Gauge         //
@@ -45,6 +46,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"silent (no pong), protocol (malformed frames), gap (a plain connection cannot be told), unavailable (the stream), "+
 			"unauthorized (the token has expired, or none came).", "reason"),
 		gaps:    counter("gaps_total", "Gaps that clients were told of.", "endpoint"),
+		dropped: counter("dropped_total", "Events handed to connections and dropped again: the client was too slow.", "endpoint"),
 		replays: counter("replays_total", "Connections that resumed from a position or a time.", "endpoint"),
 		replaying: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "millrace_gateway_replaying", Help: "Connections that have not caught up with the stream yet.",
@@ -59,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"endpoint"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, m.connects, m.refused, m.events, m.bytes, m.cut, m.gaps, m.replays,
+		reg.MustRegister(m.connections, m.connects, m.refused, m.events, m.bytes, m.cut, m.gaps, m.dropped, m.replays,
 			m.replaying, m.queued, m.lag)
 	}
 	return m
@@ -83,6 +85,7 @@ const (
 func (e *endpoint) measure(m *Metrics) {
 	e.lag = m.lag.WithLabelValues(e.path)
 	e.gaps = m.gaps.WithLabelValues(e.path)
+	e.dropped = m.dropped.WithLabelValues(e.path)
 	e.replays = m.replays.WithLabelValues(e.path)
 	for f := range formsCount {
 		p := f.protocol()
