@@ -149,7 +149,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// What others add is refused to whom the rest is refused, and stands in the index.
+// What others add is refused to whom the rest is refused, and stands in the index. Whoever only looks needs no token
+// where none is configured; whoever does more needs that of the program.
 func TestHandlers(t *testing.T) {
 	const token = "0123456789abcdef"
 	more := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { text(w, 200, r.Method+" "+r.URL.Path) })
@@ -170,6 +171,24 @@ func TestHandlers(t *testing.T) {
 	} {
 		if code, body := get(t, h, tt.path, tt.set); code != tt.code || !strings.Contains(body, tt.body) {
 			t.Errorf("%s: %d %q, want %d %q", tt.path, code, body, tt.code, tt.body)
+		}
+	}
+	h = New(Config{}, Options{Handlers: map[string]http.Handler{"/things": more}, Token: token}).Handler(false)
+	for _, tt := range []struct {
+		method string
+		set    func(*http.Request)
+		code   int
+	}{
+		{"GET", nil, 200}, {"HEAD", nil, 200}, {"DELETE", nil, 401}, {"POST", nil, 401}, {"DELETE", right, 200},
+	} {
+		code, body := get(t, h, "/things", func(r *http.Request) {
+			r.Method = tt.method
+			if tt.set != nil {
+				tt.set(r)
+			}
+		})
+		if code != tt.code {
+			t.Errorf("%s: %d %q, want %d", tt.method, code, body, tt.code)
 		}
 	}
 }

@@ -81,6 +81,15 @@ const (
 	cutUnauthorized cutReason = "unauthorized"
 )
 
+// Forget removes the metrics of an endpoint that is gone for good.
+func (m *Metrics) Forget(endpoint string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.connections, m.connects, m.events, m.bytes, m.gaps, m.dropped, m.replays, m.lag,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"endpoint": endpoint})
+	}
+}
+
 // measure looks up the instances of an endpoint's metrics.
 func (e *endpoint) measure(m *Metrics) {
 	e.lag = m.lag.WithLabelValues(e.path)

@@ -73,8 +73,8 @@ admin: {listen: "127.0.0.1:0"}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(header) > 0 {
-			r.Header.Set(header[0], header[1])
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
 		}
 		response, err := client.Do(r)
 		if err != nil {
@@ -98,7 +98,15 @@ admin: {listen: "127.0.0.1:0"}
 	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Connections) != 1 || list.Connections[0].Endpoint != "/e" {
 		t.Fatalf("%s: %v", body, err)
 	}
-	if r := request("DELETE", admin+"/connections/"+list.Connections[0].ID+"?code=4001&reason=enough"); r.StatusCode != http.StatusNoContent {
+	one := admin + "/connections/" + list.Connections[0].ID + "?code=4001&reason=enough"
+	if r := request("DELETE", one); r.StatusCode != http.StatusUnauthorized {
+		t.Errorf("DELETE without a token: %s %s", r.Status, text(r))
+	}
+	own, err := readControl(c.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := request("DELETE", one, "Authorization", "Bearer "+own.Token); r.StatusCode != http.StatusNoContent {
 		t.Errorf("DELETE: %s %s", r.Status, text(r))
 	}
 	if got := text(events); !strings.Contains(got, `{"code":4001,"reason":"enough"}`) {

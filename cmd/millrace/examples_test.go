@@ -80,7 +80,7 @@ func example(t *testing.T, file string, h http.Handler, n int) []millrace.Event 
 	u.Scheme, u.Host = at.Scheme, at.Host
 	feed.SSE.URL = u.String()
 	into, dead := memory.New("into", memory.Options{}), memory.New("dead", memory.Options{})
-	s := &source{config: feed, producer: producer.Config{Name: "source/x", Into: into, Dead: dead}, open: func() millrace.Source {
+	s := &source{config: feed, opening: make(chan struct{}, 1), producer: producer.Config{Name: "source/x", Into: into, Dead: dead}, open: func() millrace.Source {
 		return sse.New(*feed.SSE, sse.Options{Logger: slog.New(slog.DiscardHandler), Random: func() float64 { return 0 }})
 	}}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -72,7 +72,7 @@ type Key struct {
 	// PublicKey is the public key of the other algorithms as PEM text, a PUBLIC KEY or a CERTIFICATE.
 	PublicKey string `yaml:"public_key"`
 	// File is a file with such a PEM text, instead of PublicKey. It is read again when it changes.
-	File string `yaml:"file,path"`
+	File string `yaml:"file,path,watched"`
 	// KID is the key's id. A key with an id verifies the tokens that name it or none; one without an id is
 	// tried for every token of its algorithm.
 	KID string `yaml:"kid"`

@@ -258,7 +258,9 @@ func (p *place) settled() {
 // A source that ends answers those in flight, and turns new ones away.
 func TestDrain(t *testing.T) {
 	p, held := newHeldPlace(t, 1)
-	way := p.way
+	draining := make(chan struct{})
+	p.options.Step = millracetest.CrashAt("http.draining", 1, func() { close(draining) })
+	way := p.start().way
 	idle, err := net.Dial("tcp", strings.TrimPrefix(strings.TrimSuffix(p.url, "/ingest/events"), "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -273,15 +275,7 @@ func TestDrain(t *testing.T) {
 		p.closed()
 		close(stopped)
 	}()
-	for {
-		p.source.mu.Lock()
-		ending := p.source.ending
-		p.source.mu.Unlock()
-		if ending {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	<-draining
 	fmt.Fprintf(idle, "POST /ingest/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n2")
 	response, err := http.ReadResponse(bufio.NewReader(idle), nil)
 	if err != nil {
@@ -371,6 +365,7 @@ func TestServerRefusesTwoOfOneStream(t *testing.T) {
 // A sender that goes away leaves nothing behind.
 func TestSenderGone(t *testing.T) {
 	p, held := newHeldPlace(t, 8)
+	p.start()
 	way := p.way
 	ctx, cancel := context.WithCancel(t.Context())
 	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, p.url, strings.NewReader("1"))
