@@ -6,6 +6,8 @@
 //	/debug/pprof/  profiles, on a loopback listener only
 //	/reload        POST: reads the configuration again; needs a token
 //
+// and what Options.Handlers adds.
+//
 // Beyond loopback the configuration demands TLS and a token, which every request carries but those for
 // /healthz, for those who ask whether the process lives know no secrets. On loopback the token may be left
 // out, and a browser is no way around that: requests for a host's name that the configuration does not list
@@ -21,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -68,6 +71,9 @@ type Options struct {
 	// configuration that is wrong, Conflict for another file, Unavailable where the program ends. Without
 	// Reload there is no /reload.
 	Reload func(file string) (Changes, error)
+	// Handlers serve further paths, by patterns of http.ServeMux. What is refused elsewhere is refused there, too, and
+	// whatever is no GET or HEAD takes a token.
+	Handlers map[string]http.Handler
 	// Logger hears of faults of single connections at level debug; default none.
 	Logger *slog.Logger
 }
@@ -153,11 +159,27 @@ func (s *Server) Handler(profiles bool) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		index += "/debug/pprof/\n"
 	}
+	for _, pattern := range slices.Sorted(maps.Keys(s.options.Handlers)) {
+		mux.Handle(pattern, s.shows(s.options.Handlers[pattern]))
+		index += pattern + "\n"
+	}
 	if s.options.Reload != nil {
 		mux.HandleFunc("POST /reload", s.authorized(s.reload))
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, index) })
 	return s.guard(mux)
+}
+
+// shows lets everyone look whom the guard has let through, and those with a token do more.
+func (s *Server) shows(h http.Handler) http.Handler {
+	changes := s.authorized(h.ServeHTTP)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			h.ServeHTTP(w, r)
+			return
+		}
+		changes(w, r)
+	})
 }
 
 // ready answers 200 if every stage is ready.

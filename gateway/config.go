@@ -174,7 +174,9 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		}
 	}
 	below := func(section string) func(path, format string, args ...any) {
-		return func(path, format string, args ...any) { problem(section+"."+path, format, args...) }
+		return func(path, format string, args ...any) {
+			problem(strings.TrimSuffix(section+"."+path, "."), format, args...)
+		}
 	}
 	c.Listener.Validate(problem)
 	if c.Auth != nil {
@@ -226,7 +228,9 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			"with a segment for the key if you like, such as /vehicles/{id}", path)
 	}
 	if e.Auth != nil {
-		e.Auth.Validate(func(key, format string, args ...any) { problem("auth."+key, format, args...) })
+		e.Auth.Validate(func(key, format string, args ...any) {
+			problem(strings.TrimSuffix("auth."+key, "."), format, args...)
+		})
 	}
 	if api := e.APIGateway; api != nil {
 		if e.From != "" || e.Key != "" || e.Messages || e.latest() || strings.Contains(path, "{") {

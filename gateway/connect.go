@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/apigateway"
 )
 
 // arrival is a request on its way to become a connection.
@@ -31,7 +32,7 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 		f = plain // whatever subprotocols the client knows: its $connect chooses
 	}
 	a := &arrival{w: w, r: r, key: key, c: &connection{
-		id: newConnectionID(), gateway: g, endpoint: e, form: f,
+		id: apigateway.NewConnectionID(), gateway: g, endpoint: e, form: f,
 		begun: g.now(), remote: g.config.Listener.RemoteAddr(r),
 	}}
 	if e.api != nil {

@@ -62,7 +62,7 @@ func (g *Gateway) askConnect(a *arrival) bool {
 	if r.Code, r.Reason = int(statusAbnormal), "denied"; err == nil {
 		r.API = nil
 	}
-	g.departures.Go(func() { g.depart(g.life, r, g.now()) })
+	g.tell(g.life, departure{r, g.now()})
 	g.metrics.refused.WithLabelValues(itoa(d.Status)).Inc()
 	h := a.w.Header()
 	maps.Copy(h, d.Header)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway"
 	"github.com/millrace/millrace/gateway/apigateway"
 	"github.com/millrace/millrace/millracetest"
@@ -275,4 +277,61 @@ func TestPendingConnection(t *testing.T) {
 		t.Errorf("a post to a connection: %d", code)
 	}
 	c.want("now")
+}
+
+// However many connections a life that died has left, $disconnect is told of each: more than may wait at a time, too.
+func TestManyAreLeft(t *testing.T) {
+	const left, atATime = 45, 10
+	var mu sync.Mutex
+	told := map[string]int{}
+	full := make(chan struct{}) // closed when as many wait as may
+	all := make(chan struct{})
+	application := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var e lambdaEvent
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		told[e.RequestContext.ConnectionID]++
+		if n := len(told); told[e.RequestContext.ConnectionID] == 1 {
+			switch n {
+			case atATime:
+				close(full)
+			case left:
+				close(all)
+			}
+		}
+		mu.Unlock()
+		<-full
+		_, _ = io.WriteString(w, `{"statusCode":200}`)
+	}))
+	defer application.Close()
+	journal := newStreamNamed("connections")
+	var events []millrace.Event
+	for i := range left {
+		id := fmt.Sprintf("connection%05d=", i)
+		events = append(events, millrace.Event{ID: id, Key: id, Type: "connect", Data: fmt.Appendf(nil, `{"connection":%q,"endpoint":"/prod",`+
+			`"connected_at":"2026-01-02T03:04:05Z","api":{"id":%[1]q,"connected_at":"2026-01-02T03:04:05Z"}}`, id)})
+	}
+	newWriter(t, journal).append(events...)
+	with := emulating(&function{Server: application}, nil)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		o.Streams["connections"] = journal
+		o.SetMaxWaiting(atATime)
+	})
+	select {
+	case <-all:
+	case <-time.After(patience):
+		mu.Lock()
+		t.Fatalf("$disconnect was told of %d connections of %d", len(told), left)
+	}
+	if err := server.stop(); err != nil {
+		t.Error(err)
+	}
+	for id, n := range told {
+		if n != 1 {
+			t.Errorf("%s: told %d times", id, n)
+		}
+	}
 }

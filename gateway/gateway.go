@@ -36,6 +36,8 @@ type Options struct {
 	Logger          *slog.Logger      // nil: nothing is logged
 	Metrics         *Metrics          // nil: nothing is measured
 	Now             func() time.Time  // the wall clock; nil: time.Now
+
+	maxWaiting int // of an endpoint's deliveries; tests set it
 }
 
 // Gateway serves endpoints.
@@ -67,6 +69,7 @@ type Gateway struct {
 
 	life       context.Context // of what is still to be told when a connection is gone
 	departures sync.WaitGroup
+	postponed  []departure // guarded by mu
 }
 
 // New returns a gateway that serves nothing yet. It fails with Invalid if the configuration is wrong
@@ -182,7 +185,7 @@ func (g *Gateway) furnish() (err error) {
 // emulate makes an endpoint of API Gateway's kind.
 func (g *Gateway) emulate(e *endpoint) (err error) {
 	e.api, err = apigateway.New(e.path, *e.config.APIGateway, apigateway.Options{
-		Connections: clients{g, e}, Logger: g.logger, Metrics: g.metrics.apis, Now: g.now,
+		Connections: clients{g, e}, Logger: g.logger, Metrics: g.metrics.apis, Now: g.now, MaxWaiting: g.options.maxWaiting,
 	})
 	if err != nil {
 		return err
@@ -308,7 +311,15 @@ func (g *Gateway) openJournal(ctx context.Context, fail func(error)) (end func()
 		}
 	}()
 	g.settle(life, left)
+	telling, stopTelling := context.WithCancel(life)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		g.tellPostponed(telling)
+	}()
 	return func() {
+		stopTelling()
+		<-told
 		g.awaitDepartures(stop)
 		flushing, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		if err := g.presence.out.Flush(flushing); err != nil {

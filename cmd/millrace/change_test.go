@@ -52,7 +52,7 @@ func goLive(t *testing.T, text string) *live {
 	ready := make(chan struct{})
 	l.pipeline = newPipeline(c, pipelineOptions{
 		log:  pipelineOf(0).log,
-		page: func(c *config.Config, _ prometheus.Gatherer) http.Handler { return page(c, nil, nil) },
+		page: func(c *config.Config, _ prometheus.Gatherer) http.Handler { return page(c, nil) },
 		load: func() (*config.Config, error) { return load(l.file) }, file: l.file,
 		ready: func(string, string) { close(ready) },
 	})

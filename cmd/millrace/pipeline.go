@@ -75,6 +75,7 @@ type pipeline struct {
 	engine   *nats.Engine
 	state    millrace.State
 	page     currentPage
+	clients  connections // what the admin listener says of the gateway's
 	requests chan reloadRequest
 	opening  chan struct{}    // see source
 	budget   *producer.Budget // of all sources

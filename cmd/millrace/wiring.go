@@ -374,6 +374,7 @@ func (p *pipeline) addGateway(n *plan) error {
 			if err != nil {
 				return err
 			}
+			defer p.clients.show(g.Control())()
 			return g.Run(ctx, l)
 		})
 		for name := range sorted(c.Tables()) {
@@ -413,7 +414,7 @@ func (p *pipeline) addAdmin(n *plan) error {
 		return nil
 	}
 	return n.add(tierAdmin, "admin", *c, func() (*stage, error) {
-		options := admin.Options{Stages: p.status, Metrics: p.metrics, Logger: p.log, Token: p.token}
+		options := admin.Options{Stages: p.status, Metrics: p.metrics, Logger: p.log, Token: p.token, Handlers: p.clients.handlers()}
 		if p.options.load != nil {
 			options.Reload = p.askReload
 		}
