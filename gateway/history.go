@@ -225,6 +225,15 @@ type fetched struct {
 	late   bool  // err is that nothing came for readTimeout
 }
 
+// share bounds the bytes of blocks that one of many may have of the history, which need several times as much
+// when they are decompressed.
+func (h *history) share(bytes int) int {
+	if h.limit == 0 {
+		return bytes
+	}
+	return int(min(int64(bytes), h.limit/16))
+}
+
 // maxChunk bounds what a flight reads ahead, in bytes of blocks.
 const maxChunk = 1 << 20
 
@@ -304,10 +313,7 @@ func (s *shelf) land(f *flight) {
 
 // read reads for a flight.
 func (s *shelf) read(ctx context.Context, f *flight) {
-	after, chunk := f.at, maxChunk
-	if limit := s.history.limit; limit > 0 {
-		chunk = int(min(maxChunk, limit/4))
-	}
+	after, chunk := f.at, s.history.share(maxChunk)
 	for sb, err := range s.stream.Read(ctx, s.partition, f.at) {
 		var gap *millrace.Gap
 		switch {

@@ -54,12 +54,17 @@ type resuming struct {
 	clients          int
 	events, perBlock int   // that they have missed
 	keyed            bool  // each client wants one key of its own
-	spread           bool  // they come back from different positions
+	spread           bool  // they come back from different positions, also inside blocks
 	cache            int64 // instead of the default
+	together         bool  // nothing is read before all of them are there
 }
 
-func (r *resuming) run(b testing.TB) {
-	s := &counted{Stream: newStream(1)}
+// run returns how often the stream was read, and how many blocks, beside what the feed reads.
+func (r *resuming) run(b testing.TB) (reads, blocks int64) {
+	s := &counted{Stream: newStream(1), following: make(chan struct{}), gate: make(chan struct{})}
+	if !r.together {
+		close(s.gate)
+	}
 	w := newWriter(b, s)
 	w.put("key 0", "before")
 	positions := []millrace.Position{w.after["0"]}
@@ -77,33 +82,43 @@ func (r *resuming) run(b testing.TB) {
 	}
 	server := serve(b, s, func(c *gateway.Config, _ *gateway.Options) {
 		if r.cache != 0 {
-			setReplayCache(c, r.cache)
+			c.ReplayCache = r.cache
 		}
 	})
+	<-s.following
 	peak := watchMemory()
-	var threads sync.WaitGroup
+	var threads, connected sync.WaitGroup
+	if connected.Add(r.clients); r.together {
+		threads.Go(func() {
+			connected.Wait()
+			close(s.gate)
+		})
+	}
 	dialing := make(chan struct{}, 128)
 	leave := make(chan struct{})
 	live := make(chan error, r.clients)
 	begun := time.Now()
 	for i := range r.clients {
-		from := 0
+		at, seen := positions[0], 0
 		if r.spread {
-			from = i % (len(positions) - 1)
+			n := 1 + i%(len(positions)-1)
+			at = positions[n]
+			at.Event -= uint32(i) % (at.Event + 1)
+			seen = after[n] - int(positions[n].Event-at.Event)
 		}
-		want := r.events - after[from]
-		path := "/vehicles?since=0_" + positions[from].String()
+		want := r.events - seen
+		path := "/vehicles?since=0_" + at.String()
 		if r.keyed {
 			path += fmt.Sprintf("&VehicleID=key%%20%d", i)
 			want = 0
 			for n := i; n < r.events; n += r.clients {
-				if n >= after[from] {
+				if n >= seen {
 					want++
 				}
 			}
 		}
 		threads.Go(func() {
-			if err := catchUp(server.address, path, want, dialing, live, leave); err != nil {
+			if err := catchUp(server.address, path, want, dialing, connected.Done, live, leave); err != nil {
 				live <- err
 			}
 		})
@@ -125,10 +140,11 @@ func (r *resuming) run(b testing.TB) {
 		b.ReportMetric(float64(memory.total)/float64(r.clients)/1024, "KiB/client")
 		b.ReportMetric(0, "ns/op")
 	}
+	return s.reads.Load(), s.blocks.Load()
 }
 
 // catchUp reads until the client is live, and stays until it may leave.
-func catchUp(address, path string, want int, dialing chan struct{}, live chan<- error, leave <-chan struct{}) error {
+func catchUp(address, path string, want int, dialing chan struct{}, connected func(), live chan<- error, leave <-chan struct{}) error {
 	dialing <- struct{}{}
 	conn, err := net.Dial("tcp", address)
 	<-dialing
@@ -143,12 +159,15 @@ func catchUp(address, path string, want int, dialing chan struct{}, live chan<- 
 	}
 	var buf [4 << 10]byte
 	kept, got := 0, 0
+	once := sync.OnceFunc(connected)
+	defer once()
 	const mark, end = `"key":"`, `,"live":true}`
 	for {
 		n, err := conn.Read(buf[kept:])
 		if err != nil {
 			return fmt.Errorf("after %d of %d events: %w", got, want, err)
 		}
+		once()
 		b := buf[:kept+n]
 		isLive := bytes.Contains(b, []byte(end))
 		if isLive {
@@ -179,16 +198,23 @@ func catchUp(address, path string, want int, dialing chan struct{}, live chan<- 
 // counted is a stream that counts what is read after the first reader of a partition, which is the feed.
 type counted struct {
 	*memory.Stream
+	following     chan struct{} // closed when the feed reads
 	readers       atomic.Int64
 	reads, blocks atomic.Int64
+	gate          chan struct{} // others than the feed wait until it is closed
 }
 
 func (c *counted) Read(ctx context.Context, partition string, after millrace.Position) iter.Seq2[millrace.StoredBlock, error] {
 	if c.readers.Add(1) == 1 {
+		close(c.following)
 		return c.Stream.Read(ctx, partition, after)
 	}
 	c.reads.Add(1)
 	return func(yield func(millrace.StoredBlock, error) bool) {
+		select {
+		case <-c.gate:
+		case <-ctx.Done():
+		}
 		for b, err := range c.Stream.Read(ctx, partition, after) {
 			c.blocks.Add(1)
 			if !yield(b, err) {

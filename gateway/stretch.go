@@ -51,7 +51,7 @@ const (
 
 // full says whether the stretch takes no more blocks; history.mu is held.
 func (st *stretch) full() bool {
-	return st.sealed || st.raw >= stretchBytes || len(st.blocks) >= stretchBlocks || st.starts[len(st.blocks)] >= stretchEvents
+	return st.sealed || st.raw >= st.shelf.history.share(stretchBytes) || len(st.blocks) >= stretchBlocks || st.starts[len(st.blocks)] >= stretchEvents
 }
 
 // end is the position after the last block; history.mu is held.
