@@ -286,6 +286,7 @@ func TestConfig(t *testing.T) {
 		"key malformed": {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "query:a b"}} }, "endpoints./a.key:"},
 		"ping":          {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
 		"queue":         {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
+		"replay cache":  {func(c *Config) { c.ReplayCache = -1 }, "replay_cache: -1 bytes are out of range"},
 		"connections":   {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
 		"drain":         {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
 	} {

@@ -47,7 +47,6 @@ type replay struct {
 	done      chan struct{}       // closed when run has ended
 	*scratch                      // nil while it waits
 	events    int                 // in buf
-	skipped   bool                // r.at is behind a block that was left out
 }
 
 // maxShown bounds what a replay remembers of objects inside areas. Beyond it a client may be told that objects

@@ -185,9 +185,9 @@ func (w *window) indexed() *keyIndex {
 		}
 	}
 	x := &keyIndex{heads: make([]int32, size), next: make([]int32, n)}
-	for b := len(w.blocks) - 1; b >= 0; b-- {
+	for b, p := range slices.Backward(w.blocks) {
 		for i := w.starts[b+1] - 1; i >= w.starts[b]; i-- {
-			head := &x.heads[x.hash(st, w.blocks[b].reader.Key(i-w.starts[b]))]
+			head := &x.heads[x.hash(st, p.reader.Key(i-w.starts[b]))]
 			x.next[i], *head = *head, int32(i)+1
 		}
 	}
