@@ -201,7 +201,7 @@ type counted struct {
 	following     chan struct{} // closed when the feed reads
 	readers       atomic.Int64
 	reads, blocks atomic.Int64
-	gate          chan struct{} // others than the feed wait until it is closed
+	gate          chan struct{} // others than the feed wait until it is closed; nil: they do not
 }
 
 func (c *counted) Read(ctx context.Context, partition string, after millrace.Position) iter.Seq2[millrace.StoredBlock, error] {
@@ -211,9 +211,11 @@ func (c *counted) Read(ctx context.Context, partition string, after millrace.Pos
 	}
 	c.reads.Add(1)
 	return func(yield func(millrace.StoredBlock, error) bool) {
-		select {
-		case <-c.gate:
-		case <-ctx.Done():
+		if c.gate != nil {
+			select {
+			case <-c.gate:
+			case <-ctx.Done():
+			}
 		}
 		for b, err := range c.Stream.Read(ctx, partition, after) {
 			c.blocks.Add(1)
