@@ -46,6 +46,9 @@ type Config struct {
 	// Compression offers permessage-deflate (RFC 7692) to WebSocket clients that ask for it. An event is
 	// compressed once for all of them. Default true.
 	Compression bool `yaml:"compression"`
+	// ReplayCache bounds the memory for recent blocks, in bytes, with what is made of them: clients that come
+	// back find there what they have missed, and share what has to be read. 0 keeps nothing. Default 64MiB.
+	ReplayCache int64 `yaml:"replay_cache,size"`
 	// MaxConnections bounds the connections of all endpoints together; over it new ones are answered
 	// 503. Default 100000.
 	MaxConnections int `yaml:"max_connections"`
@@ -147,6 +150,7 @@ func (c *Config) SetDefaults() {
 	c.Ping = 25 * time.Second
 	c.Queue = 64 << 10
 	c.Compression = true
+	c.ReplayCache = 64 << 20
 	c.MaxConnections = 100_000
 	c.Drain = 5 * time.Second
 	c.Limits.SetDefaults()
@@ -213,6 +217,9 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	}
 	if c.Queue < leastQueue || c.Queue > 1<<30 {
 		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", c.Queue)
+	}
+	if c.ReplayCache < 0 || c.ReplayCache > 1<<40 {
+		problem("replay_cache", "%d bytes are out of range; write a size such as 64MiB, or 0 to keep nothing", c.ReplayCache)
 	}
 	if c.MaxConnections < 1 {
 		problem("max_connections", "%d is too few; write a number of at least 1", c.MaxConnections)

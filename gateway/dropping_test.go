@@ -250,14 +250,14 @@ millrace_gateway_queue_bytes 0
 `), "millrace_gateway_queue_bytes"); err != nil {
 			t.Error(err)
 		}
-		if n := counted(t, registry, "millrace_gateway_dropped_total", path); n < float64(told) {
+		if n := counterOf(t, registry, "millrace_gateway_dropped_total", path); n < float64(told) {
 			t.Errorf("%s: %v are counted as dropped, %d were told", path, n, told)
 		}
 	}
 }
 
-// counted returns the counter that has this value of its only label; -1 if there is none.
-func counted(t testing.TB, registry *prometheus.Registry, name, label string) float64 {
+// counterOf returns the counter that has this value of its only label; -1 if there is none.
+func counterOf(t testing.TB, registry *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := registry.Gather()
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 // a seam without a gap or a repeat.
 type feed struct {
 	stream    millrace.Stream
+	history   *history       // of all feeds of the gateway
 	state     millrace.State // nil: the table is not kept
 	endpoints []*endpoint
 	logger    *slog.Logger
@@ -67,6 +68,7 @@ type part struct {
 	index  int
 	only   []int             // its index alone
 	at     millrace.Position // how far the connections have come; guarded by feed.mu
+	shelf  *shelf            // what it has of the history
 	reader block.Reader      // of the goroutine that follows the partition
 	batch  batch             // the events of one pass
 }
@@ -103,7 +105,7 @@ type pending struct{ event, next int32 }
 
 func newFeed(stream millrace.Stream, g *Gateway, o Options) *feed {
 	return &feed{
-		stream: stream, state: o.State, logger: g.logger, now: o.Now,
+		stream: stream, history: g.history, state: o.State, logger: g.logger, now: o.Now,
 		chunk: int(min(g.config.Queue/2, 32<<10)),
 		keys:  map[string]*group{}, byInterest: map[audienceKey]*audience{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
 	}
@@ -150,7 +152,9 @@ func (f *feed) open(ctx context.Context) error {
 		} else if _, at, err = f.stream.Bounds(ctx, p.Name); err != nil {
 			return err
 		}
-		f.parts = append(f.parts, &part{Partition: p, index: i, only: []int{i}, at: at})
+		f.parts = append(f.parts, &part{
+			Partition: p, index: i, only: []int{i}, at: at, shelf: newShelf(f.history, f.stream, p.Name),
+		})
 		f.every = append(f.every, i)
 	}
 	return nil
@@ -197,6 +201,7 @@ func (f *feed) read(ctx context.Context, p *part) (progress bool, err error) {
 				failure = err
 				return
 			}
+			at = p.shelf.note(at, d)
 			if !ahead.put(ctx, d) {
 				return
 			}

@@ -58,7 +58,8 @@ type Gateway struct {
 	apis      []*apigateway.API
 	presence  *presence // nil: nobody asks
 	flows     flows
-	slots     chan struct{} // one for each connection that reads a stream at this moment
+	history   *history
+	slots     chan struct{} // one for each connection that goes through the history at this moment
 
 	mu          sync.Mutex
 	connections []*connection // dense, in no order
@@ -102,6 +103,7 @@ func New(c Config, o Options) (*Gateway, error) {
 			o.Metrics.queued.Add(float64(bytes))
 		}
 	}
+	g.history = newHistory(c.ReplayCache, o.Metrics, &g.flows.running)
 	for _, origin := range c.Origins {
 		g.origins[strings.ToLower(origin)] = true
 		g.anyOrigin = g.anyOrigin || origin == "*"

@@ -296,10 +296,11 @@ func TestConfig(t *testing.T) {
 		"slow messages": {func(c *Config) {
 			c.Endpoints = map[string]Endpoint{"/a": {Messages: true, Slow: "disconnect"}}
 		}, `endpoints./a.slow: "disconnect" has no effect here`},
-		"ping":        {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
-		"queue":       {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
-		"connections": {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
-		"drain":       {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
+		"ping":         {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
+		"queue":        {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
+		"connections":  {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
+		"drain":        {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
+		"replay cache": {func(c *Config) { c.ReplayCache = -1 }, "replay_cache: -1 bytes are out of range"},
 	} {
 		c := valid()
 		if name != "fine" {

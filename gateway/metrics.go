@@ -10,18 +10,20 @@ import (
 
 // Metrics of the gateway. The label protocol is plain, millrace.v1 or sse.
 type Metrics struct {
-	connections *prometheus.GaugeVec     // endpoint, protocol
-	connects    *prometheus.CounterVec   // endpoint, protocol
-	refused     *prometheus.CounterVec   // status
-	events      *prometheus.CounterVec   // endpoint, protocol
-	bytes       *prometheus.CounterVec   // endpoint, protocol
-	cut         *prometheus.CounterVec   // reason
-	gaps        *prometheus.CounterVec   // endpoint
-	dropped     *prometheus.CounterVec   // endpoint
-	replays     *prometheus.CounterVec   // endpoint
-	replaying   prometheus.Gauge         //
-	queued      prometheus.Gauge         //
-	lag         *prometheus.HistogramVec // endpoint
+	connections  *prometheus.GaugeVec     // endpoint, protocol
+	connects     *prometheus.CounterVec   // endpoint, protocol
+	refused      *prometheus.CounterVec   // status
+	events       *prometheus.CounterVec   // endpoint, protocol
+	bytes        *prometheus.CounterVec   // endpoint, protocol
+	cut          *prometheus.CounterVec   // reason
+	gaps         *prometheus.CounterVec   // endpoint
+	dropped      *prometheus.CounterVec   // endpoint
+	replays      *prometheus.CounterVec   // endpoint
+	replaying    prometheus.Gauge         //
+	replayBlocks *prometheus.CounterVec   // from
+	replayCache  prometheus.Gauge         //
+	queued       prometheus.Gauge         //
+	lag          *prometheus.HistogramVec // endpoint
 
 	auth   *auth.Metrics
 	limits *limit.Metrics
@@ -51,6 +53,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		replaying: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "millrace_gateway_replaying", Help: "Connections that have not caught up with the stream yet.",
 		}),
+		replayBlocks: counter("replay_blocks_total", "Blocks for connections that resume: from the stream, once for all who "+
+			"need them at that time, and from the cache, once for each connection.", "from"),
+		replayCache: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "millrace_gateway_replay_cache_bytes", Help: "Memory that is taken by recent blocks and what was made of them.",
+		}),
 		queued: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "millrace_gateway_queue_bytes", Help: "Bytes that wait for sockets, over all connections.",
 		}),
@@ -62,7 +69,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.connects, m.refused, m.events, m.bytes, m.cut, m.gaps, m.dropped, m.replays,
-			m.replaying, m.queued, m.lag)
+			m.replaying, m.replayBlocks, m.replayCache, m.queued, m.lag)
 	}
 	return m
 }
