@@ -127,8 +127,8 @@ func stalledRound(b *testing.B, slow string) float64 {
 	}
 	tick.Stop()
 	reading.Wait()
-	if cut, dropped := counted(b, registry, "millrace_gateway_cut_total", "slow"),
-		counted(b, registry, "millrace_gateway_dropped_total", "/vehicles"); stall && cut != stalledClients/10 && dropped <= 0 {
+	if cut, dropped := counterOf(b, registry, "millrace_gateway_cut_total", "slow"),
+		counterOf(b, registry, "millrace_gateway_dropped_total", "/vehicles"); stall && cut != stalledClients/10 && dropped <= 0 {
 		b.Errorf("%s: %v were cut, %v events dropped: nobody was slow", slow, cut, dropped)
 	}
 	for _, c := range all {
