@@ -103,7 +103,7 @@ func New(c Config, o Options) (*Gateway, error) {
 			o.Metrics.queued.Add(float64(bytes))
 		}
 	}
-	g.history = newHistory(c.ReplayCache, o.Metrics, &g.flows.running)
+	g.history = newHistory(c.ReplayCache, o.Metrics)
 	for _, origin := range c.Origins {
 		g.origins[strings.ToLower(origin)] = true
 		g.anyOrigin = g.anyOrigin || origin == "*"
@@ -282,6 +282,7 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	stop()
 	feeds.Wait()
 	g.flows.running.Wait()
+	g.history.end()
 	return err
 }
 

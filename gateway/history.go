@@ -27,18 +27,32 @@ type history struct {
 	fromCache prometheus.Counter // blocks that a replay found
 	fromRead  prometheus.Counter // blocks that were read
 	size      prometheus.Gauge
-	running   *sync.WaitGroup // the goroutines that read
+	living    context.Context
+	stop      context.CancelFunc
+	running   sync.WaitGroup // the goroutines that read
 
 	mu    sync.Mutex
+	ended bool
 	bytes int64
 	kept  *list.List // of *stretch; used last in front
 }
 
-func newHistory(limit int64, m *Metrics, running *sync.WaitGroup) *history {
-	return &history{
-		limit: limit, seed: maphash.MakeSeed(), kept: list.New(), running: running, size: m.replayCache,
+func newHistory(limit int64, m *Metrics) *history {
+	h := &history{
+		limit: limit, seed: maphash.MakeSeed(), kept: list.New(), size: m.replayCache,
 		fromCache: m.replayBlocks.WithLabelValues("cache"), fromRead: m.replayBlocks.WithLabelValues("stream"),
 	}
+	h.living, h.stop = context.WithCancel(context.Background())
+	return h
+}
+
+// end ends all reading, and waits for it.
+func (h *history) end() {
+	h.mu.Lock()
+	h.ended = true
+	h.mu.Unlock()
+	h.stop()
+	h.running.Wait()
 }
 
 // shelf is the history of one partition. All is guarded by history.mu.
@@ -114,7 +128,7 @@ func (s *shelf) find(at millrace.Position) (window, bool) {
 // holder returns the stretch with the first event after a position, nil if it is not here; mu is held.
 func (s *shelf) holder(at millrace.Position) *stretch {
 	if st := s.names[at.Block]; st != nil {
-		b, _ := find(st.blocks, at.Block)
+		b, _ := findBlock(st.blocks, at.Block)
 		switch events := st.blocks[b].Header.Events; {
 		case at.Event < events, at.Event == events && b+1 < len(st.blocks):
 			return st
@@ -286,8 +300,12 @@ func (s *shelf) flight(at millrace.Position, others bool) *flight {
 // takeOff begins to read; mu is held.
 func (s *shelf) takeOff(at, until millrace.Position) *flight {
 	f := &flight{at: at, until: until, begun: time.Now(), life: s.life, done: make(chan struct{})}
-	ctx, cancel := context.WithTimeout(context.Background(), readTimeout) // it ends with the last who waits
-	f.cancel = cancel
+	ctx, cancel := context.WithTimeout(s.history.living, readTimeout) // it ends with the last who waits
+	if f.cancel = cancel; s.history.ended {
+		f.err = millrace.Errorf(millrace.Unavailable, "replay", "the gateway has ended")
+		close(f.done)
+		return f
+	}
 	s.flights = append(s.flights, f)
 	s.history.running.Go(func() {
 		s.read(ctx, f)

@@ -34,9 +34,9 @@ func newShelves(t *testing.T, limit int64, n int) (*shelf, []millrace.StoredBloc
 		}
 		blocks = append(blocks, st.append(events...))
 	}
-	var running sync.WaitGroup
-	t.Cleanup(running.Wait)
-	return newShelf(newHistory(limit, NewMetrics(nil), &running), st.stream, "0"), blocks
+	h := newHistory(limit, NewMetrics(nil))
+	t.Cleanup(h.end)
+	return newShelf(h, st.stream, "0"), blocks
 }
 
 // check proves that the history is in order, and counts its bytes anew.

@@ -449,13 +449,13 @@ func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last m
 			entered = true
 			r.setIDs(i, p.At.Block)
 		}
-		if put := r.judge(p.reader, k); put != nothing {
+		if what := r.judge(p.reader, k); what != nothing {
 			if more := len(p.reader.Data(k)) + eventOverhead; len(r.buf) > 0 && len(r.buf)+more > r.c.out.limit/2 {
 				if full, err = r.flush(ctx, i, w.position(n-1)); full || err != nil {
 					return full, err
 				}
 			}
-			r.add(p.reader, k, put)
+			r.add(p.reader, k, what)
 		}
 		n++
 	}

@@ -38,7 +38,7 @@ func BenchmarkResume(b *testing.B) {
 		{name: "one key each, small blocks", clients: clients, events: 5 * clients, perBlock: 5, keyed: true},
 		{name: "one key each, spread", clients: clients, events: 5 * clients, perBlock: 20, keyed: true, spread: true},
 		{name: "every key", clients: max(1, clients/5), events: clients / 5, perBlock: 20},
-		{name: "every key, a small cache", clients: max(1, clients/5), events: clients / 5, perBlock: 20, cache: 64 << 10},
+		{name: "every key, a small cache", clients: max(1, clients/5), events: clients / 5, perBlock: 20, cache: 1 << 20},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			for b.Loop() {

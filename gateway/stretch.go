@@ -62,6 +62,7 @@ func (st *stretch) extend(sb millrace.StoredBlock) {
 	if len(st.starts) == 0 {
 		st.starts = append(st.starts, 0)
 	}
+	sb.Header = millrace.Header{Events: sb.Header.Events} // the rest is needed by nobody here
 	st.blocks = append(st.blocks, &past{StoredBlock: sb})
 	st.starts = append(st.starts, st.starts[len(st.starts)-1]+int(sb.Header.Events))
 	st.raw += len(sb.Raw)
@@ -86,7 +87,7 @@ func (w *window) end() millrace.Position { return w.blocks[len(w.blocks)-1].At }
 
 // events returns how many events of the window lie at or before a position.
 func (w *window) events(to millrace.Position) int {
-	b, found := find(w.blocks, to.Block)
+	b, found := findBlock(w.blocks, to.Block)
 	if !found {
 		return w.starts[b]
 	}
@@ -113,7 +114,7 @@ func (w *window) position(n int) millrace.Position {
 	return w.blocks[b].Position(n - w.starts[b])
 }
 
-func find(blocks []*past, name string) (int, bool) {
+func findBlock(blocks []*past, name string) (int, bool) {
 	return slices.BinarySearchFunc(blocks, name, func(p *past, name string) int { return cmp.Compare(p.At.Block, name) })
 }
 
