@@ -94,6 +94,16 @@ type server struct {
 // serve runs a gateway with one endpoint /vehicles over a stream, until the test ends or stop is called.
 func serve(t testing.TB, s millrace.Stream, change func(*gateway.Config, *gateway.Options)) *server {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOn(t, l, s, change)
+}
+
+// serveOn is serve on a listener.
+func serveOn(t testing.TB, l net.Listener, s millrace.Stream, change func(*gateway.Config, *gateway.Options)) *server {
+	t.Helper()
 	var c gateway.Config
 	c.SetDefaults()
 	c.Endpoints = map[string]gateway.Endpoint{"/vehicles": {From: "crossings", Key: "query:VehicleID"}}
@@ -102,10 +112,6 @@ func serve(t testing.TB, s millrace.Stream, change func(*gateway.Config, *gatewa
 		change(&c, &o)
 	}
 	g, err := gateway.New(c, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
