@@ -205,7 +205,7 @@ func TestLimits(t *testing.T) {
 func TestControl(t *testing.T) {
 	s := newStream(1)
 	var g *gateway.Gateway
-	server := serveKeeping(t, s, &g, func(c *gateway.Config, _ *gateway.Options) { c.Auth = guarded() })
+	server := serveKeeping(t, listen(t), s, &g, func(c *gateway.Config, _ *gateway.Options) { c.Auth = guarded() })
 	a := server.dial(t, "/vehicles?VehicleID=1&token=0123456789abcdef", v1)
 	a.live()
 	b := server.dial(t, "/vehicles?token="+token(t, time.Now().Add(time.Hour), map[string]any{"sub": "bob"}), v1)

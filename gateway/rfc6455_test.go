@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -30,9 +29,8 @@ func TestWebSocketConformance(t *testing.T) {
 	t.Run("TLS", func(t *testing.T) {
 		certified := httptest.NewTLSServer(http.NotFoundHandler())
 		t.Cleanup(certified.Close)
-		address := serveOver(t, newStream(1), nil, nil, func(l net.Listener) net.Listener {
-			return tls.NewListener(l, &tls.Config{Certificates: certified.TLS.Certificates})
-		}).address
+		encrypted := tls.NewListener(listen(t), &tls.Config{Certificates: certified.TLS.Certificates})
+		address := serveOn(t, encrypted, newStream(1), nil).address
 		client := certified.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		// Sessions that are resumed: most of the time would go into handshakes of TLS.
 		client.MaxVersion, client.ClientSessionCache = tls.VersionTLS12, tls.NewLRUClientSessionCache(1)

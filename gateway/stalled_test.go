@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway"
 )
 
@@ -48,45 +46,20 @@ func BenchmarkStalled(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// narrowListener gives its connections small send buffers, so that a client that stalls is soon slow.
-type narrowListener struct{ net.Listener }
-
-func (l narrowListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err == nil {
-		_ = conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
-	}
-	return conn, err
-}
-
 // stalledRound returns the 99th percentile in milliseconds.
 func stalledRound(b *testing.B, slow string) float64 {
 	s := newStream(1)
 	w := newWriter(b, s)
 	stall := slow != "none"
-	var c gateway.Config
-	c.SetDefaults()
+	registry := prometheus.NewRegistry()
 	if !stall {
 		slow = gateway.Disconnect
 	}
-	c.Queue = 32 << 10 // full in the middle of the round
-	c.Endpoints = map[string]gateway.Endpoint{"/vehicles": {From: "crossings", Slow: slow}}
-	registry := prometheus.NewRegistry()
-	g, err := gateway.New(c, gateway.Options{
-		Streams: map[string]millrace.Stream{"crossings": s}, Metrics: gateway.NewMetrics(registry),
+	server := serveOn(b, listenNarrowly(b), s, func(c *gateway.Config, o *gateway.Options) {
+		c.Queue = 32 << 10 // full in the middle of the round
+		c.Endpoints = map[string]gateway.Endpoint{"/vehicles": {From: "crossings", Slow: slow}}
+		o.Metrics = gateway.NewMetrics(registry)
 	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx, narrowListener{l}) }()
-	server := &server{t: b, address: l.Addr().String()}
-
 	events := int(stalledTime.Seconds() * stalledRate)
 	var mu sync.Mutex
 	var took []time.Duration
@@ -134,8 +107,7 @@ func stalledRound(b *testing.B, slow string) float64 {
 	for _, c := range all {
 		_ = c.Close()
 	}
-	cancel()
-	if err := <-ended; err != nil {
+	if err := server.stop(); err != nil {
 		b.Error(err)
 	}
 	slices.Sort(took)
