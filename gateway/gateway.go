@@ -215,6 +215,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	for _, f := range g.feeds {
 		if err := f.open(ctx); err != nil {
 			_ = l.Close()
+			if ctx.Err() != nil {
+				return nil // it was to end before it had begun
+			}
 			return err
 		}
 	}
@@ -231,6 +234,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	endJournal, err := g.openJournal(ctx, fail)
 	if err != nil {
 		_ = l.Close()
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	for _, guard := range g.guards {

@@ -99,7 +99,7 @@ func runDemo(ctx context.Context, listen, dir string, vehicles, rate int, logs l
 // fixedPort chooses a port for an address that leaves it open.
 func fixedPort(section, address string) (string, error) {
 	if _, port, err := net.SplitHostPort(address); err != nil || port != "0" {
-		return address, nil //nolint:nilerr // the configuration says what is wrong with it
+		return address, nil // if it is wrong, the configuration says so
 	}
 	l, err := listen(section, address)
 	if err != nil {

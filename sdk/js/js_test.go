@@ -95,7 +95,7 @@ func TestFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range strings.Split(string(text), "\n") {
+		for line := range strings.SplitSeq(string(text), "\n") {
 			_, from, found := strings.Cut(line, ` from "./`)
 			if strings.HasPrefix(line, "import ") && found && !embedded[strings.TrimSuffix(from, `";`)] {
 				t.Errorf("%s: %s", name, line)
@@ -212,7 +212,9 @@ func (r *rig) start() {
 		r.t.Error(err)
 		return
 	}
-	r.address = l.Addr().String()
+	if r.conns == nil { // the first time
+		r.address = l.Addr().String()
+	}
 	r.conns = &breakable{Listener: l}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
