@@ -159,10 +159,10 @@ func (s *Server) Handler(profiles bool) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		index += "/debug/pprof/\n"
 	}
-	for _, pattern := range slices.Sorted(maps.Keys(s.options.Handlers)) {
-		mux.Handle(pattern, s.shows(s.options.Handlers[pattern]))
-		index += pattern + "\n"
+	for pattern, h := range s.options.Handlers {
+		mux.Handle(pattern, s.shows(h))
 	}
+	index += strings.Join(append(slices.Sorted(maps.Keys(s.options.Handlers)), ""), "\n")
 	if s.options.Reload != nil {
 		mux.HandleFunc("POST /reload", s.authorized(s.reload))
 	}

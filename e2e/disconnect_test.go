@@ -51,6 +51,7 @@ func newApplicationPipeline(t *testing.T, a *application) *pipeline {
 // once; and so it does where it ends in order.
 func TestDisconnectsAfterKill(t *testing.T) {
 	const n = 200
+	t.Parallel()
 	need(t)
 	app := newApplication(t, nil)
 	pipeline := newApplicationPipeline(t, app)
@@ -83,6 +84,7 @@ func TestDisconnectsAfterKill(t *testing.T) {
 // Killed between any two steps of a connection's life, the program tells $disconnect of whatever $connect may
 // have heard of.
 func TestDisconnectAfterCrash(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		at   string
 		want tally
@@ -139,6 +141,7 @@ func TestConnectionsComeAndGoOverKills(t *testing.T) {
 	if long {
 		kills = 50
 	}
+	t.Parallel()
 	need(t)
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(4, 5))

@@ -19,7 +19,7 @@ streams: {events: {partitions: 2}}
 sources:
   feed: {sse: {url: "${env:FEED}"}, into: events, key: key}
 gateway:
-  listen: "${env:GATEWAY}"
+  listen: 127.0.0.1:0
   drain: 3s
   endpoints: {/events: {from: events, key: "query:key"}}
 admin: {listen: "127.0.0.1:0"}
@@ -32,9 +32,10 @@ const drainPace = 500 * time.Microsecond
 // back, event streams with a hint when; and all come back to the next life and miss nothing.
 func TestPacedDrain(t *testing.T) {
 	const clients, keys = 200, 8
+	t.Parallel()
 	need(t)
 	feed := millracetest.NewFeed(t, millracetest.FeedOptions{})
-	pipeline := newPipeline(t, "", map[string]string{"config.yaml": drainConfig}, "FEED="+feed.URL, "GATEWAY="+freeAddress(t))
+	pipeline := newPipeline(t, "", map[string]string{"config.yaml": drainConfig}, "FEED="+feed.URL)
 	type end struct {
 		sse   bool
 		code  int

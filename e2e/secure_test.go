@@ -227,6 +227,7 @@ func (s secureClient) connections(p *program) (list []gateway.Connected) {
 // A gateway with TLS from files, tokens of both kinds, and endpoints that ask for different ones; bare and behind a
 // proxy that says who the client is.
 func TestSecureGateway(t *testing.T) {
+	t.Parallel()
 	for name, proxy := range map[string]string{
 		"bare":            "",
 		"PROXY version 1": "PROXY TCP4 203.0.113.9 192.0.2.1 4711 443\r\n",
@@ -343,6 +344,7 @@ func testSecureGateway(t *testing.T, proxy string) {
 
 // Beyond loopback the admin listener takes TLS and a token, and nothing less.
 func TestAdminBeyondLoopback(t *testing.T) {
+	t.Parallel()
 	need(t)
 	address := beyondLoopback(t)
 	authority := newAuthority(t)
