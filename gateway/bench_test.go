@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/gateway/websocket"
 	"github.com/millrace/millrace/stream/memory"
 )
 
@@ -201,7 +202,7 @@ func BenchmarkBareLoop(b *testing.B) {
 			for range connections {
 				conns = append(conns, drained(b))
 			}
-			frame := append(appendHeader(nil, ws.OpText, 200), bytes.Repeat([]byte("x"), 200)...)
+			frame := append(websocket.AppendHeader(nil, ws.OpText, 200), bytes.Repeat([]byte("x"), 200)...)
 			for b.Loop() {
 				for _, conn := range conns {
 					if _, err := conn.Write(frame); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // arrival is a request on its way to become a connection.
@@ -36,15 +37,15 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 		begun: g.now(), remote: g.config.Listener.RemoteAddr(r),
 	}}
 	if e.api != nil {
-		a.c.in.limit, a.c.in.frameLimit = int32(e.api.Limits().Message), int32(e.api.Limits().Frame)
+		a.c.in.Limit, a.c.in.FrameLimit = int32(e.api.Limits().Message), int32(e.api.Limits().Frame)
 	}
 	if f != v1 && e.feed == nil && e.api == nil {
 		g.refuse(w, http.StatusBadRequest, "a client subscribes here by messages: connect a WebSocket with the subprotocol %s", subprotocol)
 		return
 	}
 	if g.config.Compression && f.websocket() && e.api == nil {
-		a.extension = negotiateDeflate(r.Header)
-		a.c.in.deflate = a.extension != ""
+		a.extension = websocket.NegotiateDeflate(r.Header)
+		a.c.in.Deflate = a.extension != ""
 	}
 	if !g.reserve() {
 		g.refuse(w, http.StatusServiceUnavailable, "there is no room for another connection at the moment")
@@ -113,7 +114,11 @@ func (g *Gateway) takeOver(a *arrival) bool {
 	if c.form == sse {
 		head = sseHead(a.w.Header())
 	} else {
-		head = webSocketHead(a.r, c.form, a.extension, corsLines(a.w.Header())+a.further)
+		protocol := ""
+		if c.form == v1 {
+			protocol = subprotocol
+		}
+		head = websocket.Head(a.r, protocol, a.extension, corsLines(a.w.Header())+a.further)
 	}
 	if c.form == v1 {
 		head = c.appendHello(head)
@@ -176,7 +181,7 @@ func (c *connection) subscription(e *endpoint, name string, w wish) (*subscripti
 		return nil, wrongWish("an area needs the subprotocol %s or an event stream: a plain connection cannot be told that an object has left", subprotocol)
 	}
 	s := &subscription{c: c, endpoint: e, feed: e.feed, wish: w, parts: e.feed.partsOf(w.keys)}
-	s.dialect = dialect{form: c.form.over(len(s.parts)), name: name, deflated: c.in.deflate}
+	s.dialect = dialect{form: c.form.over(len(s.parts)), name: name, deflated: c.in.Deflate}
 	return s, nil
 }
 

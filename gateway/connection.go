@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway/limit"
+	"github.com/millrace/millrace/gateway/websocket"
 	"github.com/millrace/millrace/listener"
 )
 
@@ -27,7 +28,7 @@ type connection struct {
 	form     form      // plain, v1 or sse
 	conn     net.Conn
 	out      outlet
-	in       inbound
+	in       websocket.Inbound
 	index    int // in gateway.connections, guarded by gateway.mu
 
 	begun   time.Time
@@ -121,15 +122,15 @@ func (c *connection) read(before []byte) {
 	var large []byte
 	for b := before; ; {
 		if !deaf && len(b) > 0 {
-			ended, v := c.in.feed(b, c)
+			ended, v := c.in.Feed(b, c)
 			if v != nil {
 				c.peerDone.Store(true)
-				c.end(ending{code: v.code, reason: v.reason, cut: cutProtocol})
+				c.end(ending{code: v.Code, reason: v.Reason, cut: cutProtocol})
 			}
 			deaf = ended
 		}
 		b = c.small[:]
-		if c.in.want() > len(b) && !deaf {
+		if c.in.Want() > len(b) && !deaf {
 			if large == nil {
 				large = make([]byte, 4<<10)
 			}
@@ -182,7 +183,7 @@ type ending struct {
 func (c *connection) end(e ending) {
 	var last []byte
 	if c.form.websocket() {
-		last = appendClose(nil, e.code, e.reason)
+		last = websocket.AppendClose(nil, e.code, e.reason)
 	} else {
 		last = appendSSEClose(nil, int(e.code), e.reason)
 	}
@@ -252,19 +253,19 @@ func (s *subscription) tellGap(id []byte, partition string, gap *millrace.Gap, p
 	}
 }
 
-// ping implements receiver.
-func (c *connection) ping(payload []byte) {
-	pong := append(appendHeader(make([]byte, 0, 2+len(payload)), ws.OpPong, len(payload)), payload...)
+// Ping implements websocket.Receiver.
+func (c *connection) Ping(payload []byte) {
+	pong := append(websocket.AppendHeader(make([]byte, 0, 2+len(payload)), ws.OpPong, len(payload)), payload...)
 	if c.out.send(pong, false) == refused {
 		c.cutSlow()
 	}
 }
 
-// pong implements receiver. That something came is noted already.
-func (c *connection) pong([]byte) {}
+// Pong implements websocket.Receiver. That something came is noted already.
+func (c *connection) Pong([]byte) {}
 
-// closeFrame implements receiver: answers with the same code, unless this is the answer.
-func (c *connection) closeFrame(code ws.StatusCode) {
+// CloseFrame implements websocket.Receiver: answers with the same code, unless this is the answer.
+func (c *connection) CloseFrame(code ws.StatusCode) {
 	c.peerDone.Store(true)
 	c.end(ending{code: code})
 	c.out.mu.Lock()

@@ -14,7 +14,7 @@
 //	gateway.go     endpoint.go    config.go     what there is to connect to; serve, drain
 //	request.go     connect.go     access.go     from an HTTP request to a connection, or to a clear refusal
 //	origin.go      wish.go        since.go      who may ask, for what, from where on
-//	websocket.go   deflate.go     extensions.go RFC 6455 and 7692
+//	subprotocol.go websocket/                   which protocol; RFC 6455 and 7692
 //	connection.go  outlet.go      message.go    one client, its way out, what it says
 //	subscription.go               fanout.go     one stream, and who wants what of it
 //	rendering.go   encode.go      sse.go        events, written once for all

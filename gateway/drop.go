@@ -8,6 +8,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // What an endpoint's Slow may say.
@@ -202,15 +203,15 @@ func (d *dialect) appendDropped(dst []byte, events int) []byte {
 	if d.form == plain {
 		var text [40]byte
 		payload := strconv.AppendInt(append(text[:0], "dropped="...), int64(events), 10)
-		return append(appendHeader(dst, ws.OpPing, len(payload)), payload...)
+		return append(websocket.AppendHeader(dst, ws.OpPing, len(payload)), payload...)
 	}
 	body := func(dst []byte) []byte { return append(appendInt(append(dst, `{"events":`...), int64(events)), '}') }
 	if !d.form.websocket() {
 		return append(body(append(dst, "event: "+droppedEvent+"\ndata: "...)), "\n\n"...)
 	}
-	dst, start := openText(dst, 0)
+	dst, start := websocket.OpenText(dst, 0)
 	dst = append(appendSub(append(dst, '{'), d.name), `"dropped":`...)
-	return closeText(append(body(dst), '}'), start)
+	return websocket.CloseText(append(body(dst), '}'), start)
 }
 
 // giveWay drops events until there is room for b, which must not be dropped. It returns false, and has dropped

@@ -16,6 +16,8 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/millrace/millrace/table"
+
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // policied returns subscriptions to endpoints with these policies, on one connection. They are named by their
@@ -69,11 +71,11 @@ func sayFrame(f form, what said, size int) []byte {
 	text, _ := json.Marshal(what)
 	switch f {
 	case v1:
-		return append(appendHeader(nil, ws.OpText, len(text)), text...)
+		return append(websocket.AppendHeader(nil, ws.OpText, len(text)), text...)
 	case sse:
 		return append(append([]byte("data: "), text...), "\n\n"...)
 	default:
-		return append(appendHeader(nil, ws.OpText, len(text)), text...)
+		return append(websocket.AppendHeader(nil, ws.OpText, len(text)), text...)
 	}
 }
 
@@ -210,7 +212,7 @@ func TestDropping(t *testing.T) {
 					time.Sleep(time.Duration(random.IntN(200)) * time.Microsecond) // others have their turn
 				}
 			}
-			last := appendClose(nil, 1000, "")
+			last := websocket.AppendClose(nil, 1000, "")
 			if f == sse {
 				last = appendSSEClose(nil, 1000, "")[len(appendRetry(nil)):]
 			}
@@ -301,7 +303,7 @@ func TestNewestPerKey(t *testing.T) {
 			t.Errorf("direct %v: what waits is not one event of each key", direct)
 		}
 		o.mu.Unlock()
-		o.finish(appendClose(nil, 1000, ""), false, time.Time{})
+		o.finish(websocket.AppendClose(nil, 1000, ""), false, time.Time{})
 		heard, _ := hear(t, v1, client, func() {})
 		fl.running.Wait()
 		got, told, count := map[string]int{}, 0, 0
@@ -350,7 +352,7 @@ func TestHoldingDroppable(t *testing.T) {
 				t.Error("spilled")
 			}
 			o.followLine(kept)
-			o.finish(appendClose(nil, 1000, ""), false, time.Time{})
+			o.finish(websocket.AppendClose(nil, 1000, ""), false, time.Time{})
 			heard, closed := hear(t, v1, client, func() {})
 			fl.running.Wait()
 			var numbers []int

@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // apiClient is what a connection to an API Gateway endpoint has besides.
@@ -127,7 +128,7 @@ func (cs clients) Send(_ context.Context, id string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	frame := append(appendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
+	frame := append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
 	return c.post(frame, false)
 }
 
@@ -181,7 +182,7 @@ func (cs clients) SendKey(_ context.Context, key string, data []byte) (int, erro
 	if f == nil || cs.endpoint.config.Key == "" {
 		return 0, millrace.Errorf(millrace.Invalid, "post to a key", "the endpoint has no subscribe.key")
 	}
-	frame := append(appendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
+	frame := append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
 	var all []*connection
 	f.mu.Lock()
 	if g := f.keys[key]; g != nil {

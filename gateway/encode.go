@@ -2,15 +2,13 @@ package gateway
 
 import (
 	"encoding/base64"
-	"encoding/binary"
 	"math"
 	"strconv"
 	"time"
 	"unicode/utf8"
 
-	"github.com/gobwas/ws"
-
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/websocket"
 	"github.com/millrace/millrace/jsonpath"
 )
 
@@ -129,9 +127,9 @@ func (d *dialect) appendLeft(dst []byte, e item, number uint32, ids *idText) []b
 		}
 		return appendLeftSSE(dst, e)
 	}
-	dst, start := openText(dst, 0)
+	dst, start := websocket.OpenText(dst, 0)
 	dst = appendHeadV1(dst, d.name, e, number, ids)
-	return closeText(append(dst, `,"left":true}`...), start)
+	return websocket.CloseText(append(dst, `,"left":true}`...), start)
 }
 
 // appendGap appends what a client that resumes by id is told of a gap; id is what it resumes from
@@ -152,12 +150,12 @@ func (d *dialect) appendGap(dst []byte, id, partition string, gap *millrace.Gap)
 		dst = append(dst, "\nevent: "+gapEvent+"\ndata: "...)
 		return append(body(dst), "\n\n"...)
 	}
-	dst, start := openText(dst, 0)
+	dst, start := websocket.OpenText(dst, 0)
 	dst = append(appendSub(append(dst, '{'), d.name), `"id":"`...)
 	dst = append(dst, id...)
 	dst = append(dst, `","gap":`...)
 	dst = body(dst)
-	return closeText(append(dst, '}'), start)
+	return websocket.CloseText(append(dst, '}'), start)
 }
 
 // appendProgress appends an id without an event: the client has been sent all that it asked for up to
@@ -171,53 +169,14 @@ func (d *dialect) appendProgress(dst []byte, id []byte, live bool) []byte {
 		dst = append(dst, id...)
 		return append(dst, "\n\n"...)
 	}
-	dst, start := openText(dst, 0)
+	dst, start := websocket.OpenText(dst, 0)
 	dst = append(appendSub(append(dst, '{'), d.name), `"id":"`...)
 	dst = append(dst, id...)
 	dst = append(dst, '"')
 	if live {
 		dst = append(dst, `,"live":true`...)
 	}
-	return closeText(append(dst, '}'), start)
-}
-
-// appendHeader appends the header of an unfragmented, unmasked frame (RFC 6455, section 5.2).
-func appendHeader(dst []byte, op ws.OpCode, length int) []byte {
-	dst = append(dst, 0x80|byte(op))
-	switch {
-	case length < 126:
-		return append(dst, byte(length))
-	case length <= math.MaxUint16:
-		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(length))
-	default:
-		return binary.BigEndian.AppendUint64(append(dst, 127), uint64(length))
-	}
-}
-
-// openText begins a text frame whose length is not known yet; guess is a lower bound. closeText ends
-// it.
-func openText(dst []byte, guess int) (grown []byte, start int) {
-	start = len(dst)
-	return appendHeader(dst, ws.OpText, max(guess, 126)), start
-}
-
-func closeText(dst []byte, start int) []byte {
-	room := 4 // what openText left for the header
-	if dst[start+1] == 127 {
-		room = 10
-	}
-	length := len(dst) - start - room
-	var header [10]byte
-	h := appendHeader(header[:0], ws.OpText, length)
-	if need := len(h); need != room { // seldom: move the payload
-		if need > room {
-			dst = append(dst, header[:need-room]...)
-		}
-		copy(dst[start+need:], dst[start+room:start+room+length])
-		dst = dst[:start+need+length]
-	}
-	copy(dst[start:], h)
-	return dst
+	return websocket.CloseText(append(dst, '}'), start)
 }
 
 // frameSize returns the length of the frame that b begins with; of an incomplete one, more than len(b).
@@ -225,18 +184,7 @@ func (f form) frameSize(b []byte) int {
 	if !f.websocket() {
 		return sseSize(b)
 	}
-	switch {
-	case len(b) < 2:
-		return 2
-	case b[1] < 126:
-		return 2 + int(b[1])
-	case b[1] == 126 && len(b) >= 4:
-		return 4 + int(binary.BigEndian.Uint16(b[2:]))
-	case b[1] == 127 && len(b) >= 10:
-		return 10 + int(binary.BigEndian.Uint64(b[2:]))
-	default:
-		return 10
-	}
+	return websocket.FrameSize(b)
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -10,6 +10,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // What a client of the subprotocol may say: one JSON object in each text message, and in it exactly one of
@@ -55,8 +56,8 @@ func (m *areaMessage) area() (*area, error) {
 // maxName bounds the name of a subscription, in bytes.
 const maxName = 64
 
-// message implements receiver.
-func (c *connection) message(kind ws.OpCode, payload []byte) {
+// Message implements websocket.Receiver.
+func (c *connection) Message(kind ws.OpCode, payload []byte) {
 	c.throttle()
 	switch {
 	case c.endpoint.api != nil:
@@ -239,9 +240,9 @@ func (c *connection) named(name string) *subscription {
 
 // answer sends a text message about what the client has said.
 func (c *connection) answer(text []byte) {
-	frame := append(appendHeader(make([]byte, 0, len(text)+10), ws.OpText, len(text)), text...)
-	if c.in.deflate {
-		if small, ok := appendDeflated(nil, ws.OpText, text); ok {
+	frame := append(websocket.AppendHeader(make([]byte, 0, len(text)+10), ws.OpText, len(text)), text...)
+	if c.in.Deflate {
+		if small, ok := websocket.AppendDeflated(nil, ws.OpText, text); ok {
 			frame = small
 		}
 	}
@@ -256,8 +257,8 @@ func (c *connection) appendHello(dst []byte) []byte {
 	text = append(text, `,"ping":`...)
 	text = appendInt(text, c.gateway.config.Ping.Milliseconds())
 	text = append(text, `,"message_limit":`...)
-	text = append(appendInt(text, maxMessage), `}}`...)
-	return append(appendHeader(dst, ws.OpText, len(text)), text...)
+	text = append(appendInt(text, websocket.MaxMessage), `}}`...)
+	return append(websocket.AppendHeader(dst, ws.OpText, len(text)), text...)
 }
 
 // appendErrorV1 appends {"sub","error":{"code","message"}}.

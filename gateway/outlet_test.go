@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // sockets returns both ends of a connection: of one that can be written directly, or of one that
@@ -60,7 +62,7 @@ func newOutlet(conn net.Conn, f *flows, limit int) (*outlet, *atomic.Int64) {
 func textFrame(number, size int) []byte {
 	payload := fmt.Appendf(nil, "%d:", number)
 	payload = append(payload, bytes.Repeat([]byte{'a' + byte(number%26)}, size)...)
-	return append(appendHeader(nil, ws.OpText, len(payload)), payload...)
+	return append(websocket.AppendHeader(nil, ws.OpText, len(payload)), payload...)
 }
 
 // readAll returns the numbers of the frames that arrive, up to the end, and whether a close frame was
@@ -138,7 +140,7 @@ func TestOutlet(t *testing.T) {
 					t.Error("gone")
 				}
 			}
-			if !o.finish(appendClose(nil, 1000, ""), drop, time.Time{}) {
+			if !o.finish(websocket.AppendClose(nil, 1000, ""), drop, time.Time{}) {
 				t.Error("it was closing already")
 			}
 			if o.finish(nil, false, time.Time{}) || o.send(textFrame(0, 0), false) != gone {
@@ -194,7 +196,7 @@ func TestHolding(t *testing.T) {
 		}
 		s.drop()
 		o.send(textFrame(6, 100), false)
-		o.finish(appendClose(nil, 1000, ""), false, time.Time{})
+		o.finish(websocket.AppendClose(nil, 1000, ""), false, time.Time{})
 		reading.Wait()
 		f.running.Wait()
 		if !slices.Equal(numbers, []int{1, 2, 3, 4, 5, 6}) || balance.Load() != 0 {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // pinger looks at all connections from time to time: it keeps the quiet ones open, tells them how far
@@ -46,7 +48,7 @@ func (g *Gateway) pinger(ctx context.Context) {
 }
 
 var (
-	pingFrame    = appendHeader(nil, ws.OpPing, 0)
+	pingFrame    = websocket.AppendHeader(nil, ws.OpPing, 0)
 	commentFrame = []byte(comment)
 )
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // dialect is how a subscription wants its events written. All subscriptions of a feed that have the same
@@ -180,20 +181,20 @@ func (d *dialect) appendEvent(dst, text []byte, e item, number uint32, ids *idTe
 	}
 	if !d.deflated {
 		if d.form == plain {
-			return append(appendHeader(dst, plainOp(e.data), len(e.data)), e.data...), text
+			return append(websocket.AppendHeader(dst, plainOp(e.data), len(e.data)), e.data...), text
 		}
-		dst, start := openText(dst, len(e.data))
-		return closeText(appendV1(dst, d.name, e, number, ids), start), text
+		dst, start := websocket.OpenText(dst, len(e.data))
+		return websocket.CloseText(appendV1(dst, d.name, e, number, ids), start), text
 	}
 	op, payload := plainOp(e.data), e.data
 	if d.form != plain {
 		text = appendV1(text[:0], d.name, e, number, ids)
 		op, payload = ws.OpText, text
 	}
-	if out, ok := appendDeflated(dst, op, payload); ok {
+	if out, ok := websocket.AppendDeflated(dst, op, payload); ok {
 		return out, text
 	}
-	return append(appendHeader(dst, op, len(payload)), payload...), text
+	return append(websocket.AppendHeader(dst, op, len(payload)), payload...), text
 }
 
 // plainOp returns the kind of frame for data: a text frame must hold valid UTF-8 (RFC 6455, section 5.6).

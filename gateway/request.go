@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // ServeHTTP serves the endpoints, and the page for every other path.
@@ -33,8 +34,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", "GET, OPTIONS")
 		g.refuse(w, http.StatusMethodNotAllowed, "an endpoint takes GET, not %.20q", r.Method)
-	case wantsWebSocket(r):
-		if status, problem := checkHandshake(r); status != 0 {
+	case websocket.Wanted(r):
+		if status, problem := websocket.CheckHandshake(r); status != 0 {
 			w.Header().Set("Sec-WebSocket-Version", "13")
 			g.refuse(w, status, "%s", problem)
 			return

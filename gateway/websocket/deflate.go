@@ -1,4 +1,4 @@
-package gateway
+package websocket
 
 import (
 	"bytes"
@@ -23,9 +23,9 @@ const (
 // rsv1 marks the first frame of a compressed message (section 6), in the first byte of its header.
 const rsv1 = 0x40
 
-// negotiateDeflate returns the value of the response's header Sec-WebSocket-Extensions, or "" if the
+// NegotiateDeflate returns the value of the response's header Sec-WebSocket-Extensions, or "" if the
 // client offers nothing that can be accepted. The first offer that can be wins (section 5).
-func negotiateDeflate(h http.Header) string {
+func NegotiateDeflate(h http.Header) string {
 	offers, ok := parseExtensions(h.Values(extensionsHeader))
 	if !ok {
 		return ""
@@ -84,9 +84,9 @@ func windowBits(s string) bool {
 // is gained (docs/adr/0016-compression.md).
 const leastDeflated = 512
 
-// appendDeflated appends payload as one compressed frame of a kind (section 7.2.1). ok is false, and out
+// AppendDeflated appends payload as one compressed frame of a kind (section 7.2.1). ok is false, and out
 // is dst, if it is too short for that, or would not become smaller.
-func appendDeflated(dst []byte, op ws.OpCode, payload []byte) (out []byte, ok bool) {
+func AppendDeflated(dst []byte, op ws.OpCode, payload []byte) (out []byte, ok bool) {
 	if len(payload) < leastDeflated {
 		return dst, false
 	}
@@ -101,7 +101,7 @@ func appendDeflated(dst []byte, op ws.OpCode, payload []byte) (out []byte, ok bo
 		return dst, false
 	}
 	start := len(dst)
-	dst = appendHeader(dst, op, len(small))
+	dst = AppendHeader(dst, op, len(small))
 	dst[start] |= rsv1
 	return append(dst, small...), true
 }
@@ -120,16 +120,16 @@ var deflaters = sync.Pool{New: func() any { return &deflated{} }}
 // away (section 7.2.2), and a last empty block, so that the stream has an end.
 var deflateTail = [...]byte{0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff}
 
-// maxDeflated bounds a client's compressed message. It is more than maxMessage, since what cannot be
+// maxDeflated bounds a client's compressed message. It is more than MaxMessage, since what cannot be
 // compressed grows by up to a seventh in poor writers' hands.
-const maxDeflated = maxMessage + maxMessage/4
+const maxDeflated = MaxMessage + MaxMessage/4
 
 // inflater reads compressed messages. It belongs to a connection only while that hands a whole
 // message on, so that idle ones need none.
 type inflater struct {
 	in    bytes.Reader
 	flate io.ReadCloser // also a flate.Resetter
-	out   [maxMessage + 1]byte
+	out   [MaxMessage + 1]byte
 }
 
 var inflaters = sync.Pool{New: func() any {
@@ -145,7 +145,7 @@ var (
 )
 
 // inflate returns what a message, to which deflateTail has been appended, was before it was compressed;
-// it is valid until the next call. It stops at more than maxMessage bytes, whatever was to follow.
+// it is valid until the next call. It stops at more than MaxMessage bytes, whatever was to follow.
 func (f *inflater) inflate(message []byte) ([]byte, error) {
 	f.in.Reset(message)
 	n := 0
@@ -157,7 +157,7 @@ func (f *inflater) inflate(message []byte) ([]byte, error) {
 		}
 		for {
 			m, err := f.flate.Read(f.out[n:])
-			if n += m; n > maxMessage {
+			if n += m; n > MaxMessage {
 				return nil, errInflatedTo
 			}
 			if err == io.EOF { //nolint:errorlint // the end of a stream, and of nothing else

@@ -1,4 +1,4 @@
-package gateway
+package websocket
 
 import (
 	"bytes"
@@ -75,11 +75,11 @@ func TestNegotiateDeflate(t *testing.T) {
 		for line := range strings.SplitSeq(test.offer, "|") {
 			h.Add("Sec-WebSocket-Extensions", line)
 		}
-		if got := negotiateDeflate(h); got != test.answer {
+		if got := NegotiateDeflate(h); got != test.answer {
 			t.Errorf("%s: got %q, want %q", test.offer, got, test.answer)
 		}
 	}
-	if got := negotiateDeflate(nil); got != no {
+	if got := NegotiateDeflate(nil); got != no {
 		t.Errorf("nothing offered: got %q", got)
 	}
 }
@@ -110,7 +110,7 @@ func FuzzNegotiateDeflate(f *testing.F) {
 		if reread, ok := parseExtensions(again); !ok || fmt.Sprint(reread) != fmt.Sprint(split) {
 			t.Fatalf("%q: %v became %v", again, split, reread)
 		}
-		answer := negotiateDeflate(http.Header{extensionsHeader: {one, two}})
+		answer := NegotiateDeflate(http.Header{extensionsHeader: {one, two}})
 		offered := ok && strings.Contains(one+two, deflateName)
 		if answer != "" && (!offered || !strings.HasPrefix(answer, deflateAnswer)) {
 			t.Fatalf("%q and %q: answered %q", one, two, answer)
@@ -154,7 +154,7 @@ func TestAppendDeflated(t *testing.T) {
 		for i, payload := range [][]byte{
 			bytes.Repeat([]byte("ab"), size/2), vehicleEvent(r, size), random[:min(size, len(random))],
 		} {
-			out, ok := appendDeflated(before, ws.OpText, payload)
+			out, ok := AppendDeflated(before, ws.OpText, payload)
 			if want := len(payload) >= leastDeflated && i < 2; ok != want {
 				t.Errorf("%d bytes: compressed %t, want %t", len(payload), ok, want)
 			}
@@ -165,8 +165,8 @@ func TestAppendDeflated(t *testing.T) {
 				continue
 			}
 			frame := out[len(before):]
-			if plain.frameSize(frame) != len(frame) { // the outlet splits by it
-				t.Errorf("%d bytes: the frame has %d bytes, its size is %d", len(payload), len(frame), plain.frameSize(frame))
+			if FrameSize(frame) != len(frame) { // the outlet splits by it
+				t.Errorf("%d bytes: the frame has %d bytes, its size is %d", len(payload), len(frame), FrameSize(frame))
 			}
 			h, err := ws.ReadHeader(bytes.NewReader(frame))
 			if err != nil || !h.Fin || h.OpCode != ws.OpText || h.Masked || h.Rsv != 4 || int(h.Length) >= len(payload) ||
@@ -182,7 +182,7 @@ func TestAppendDeflated(t *testing.T) {
 	}
 }
 
-// inflateMessage is what inbound does with a compressed message.
+// inflateMessage is what Inbound does with a compressed message.
 func inflateMessage(message []byte) ([]byte, error) {
 	f := inflaters.Get().(*inflater)
 	defer inflaters.Put(f)
@@ -220,11 +220,11 @@ func TestInflate(t *testing.T) {
 		"lengths that disagree":           {"\x00\x05\x00\xfa\xfe\x48\x65\x6c\x6c\x6f\x00", "", errInflated},
 		"from before the beginning":       {"\x02\x13\x00", "", errInflated},
 		"with its tail":                   {"\xf2\x48\xcd\xc9\xc9\x07\x00\x00\x00\xff\xff", "Hello", errInflated},
-		"the largest":                     {string(bomb(maxMessage)), strings.Repeat("\x00", maxMessage), nil},
-		"one byte too many":               {string(bomb(maxMessage + 1)), "", errInflatedTo},
+		"the largest":                     {string(bomb(MaxMessage)), strings.Repeat("\x00", MaxMessage), nil},
+		"one byte too many":               {string(bomb(MaxMessage + 1)), "", errInflatedTo},
 		"a bomb":                          {string(bomb(30 << 20)), "", errInflatedTo},
 		"a bomb that is damaged":          {string(bomb(30 << 20)[:20<<10]) + "\xff\xff", "", errInflatedTo},
-		"bomb after a final block":        {final + string(bomb(maxMessage)), "", errInflatedTo},
+		"bomb after a final block":        {final + string(bomb(MaxMessage)), "", errInflatedTo},
 	} {
 		got, err := inflateMessage([]byte(test.message))
 		if !errors.Is(err, test.err) || err == nil && string(got) != test.want {
@@ -243,7 +243,7 @@ func FuzzInflate(f *testing.F) {
 		if len(b) > maxDeflated {
 			return
 		}
-		if out, err := inflateMessage(b); err == nil && len(out) > maxMessage {
+		if out, err := inflateMessage(b); err == nil && len(out) > MaxMessage {
 			t.Fatalf("%d bytes", len(out))
 		}
 		var written bytes.Buffer
@@ -254,7 +254,7 @@ func FuzzInflate(f *testing.F) {
 		_, _ = w.Write(b) // a bytes.Buffer takes everything
 		_ = w.Flush()
 		got, err := inflateMessage(bytes.TrimSuffix(written.Bytes(), deflateTail[:4]))
-		if len(b) > maxMessage && errors.Is(err, errInflatedTo) {
+		if len(b) > MaxMessage && errors.Is(err, errInflatedTo) {
 			return
 		}
 		if err != nil || !bytes.Equal(got, b) || written.Len() > maxDeflated {
@@ -269,16 +269,16 @@ func TestInboundDeflate(t *testing.T) {
 	frame := func(first byte, payload []byte) []byte {
 		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 	}
-	in := inbound{deflate: true}
+	in := Inbound{Deflate: true}
 	var heard transcript
 	sent := append(frame(0x41, hello[:3]), frame(0x80, hello[3:])...)
 	sent = append(sent, frame(0x81, []byte("plain"))...)
-	if _, v := in.feed(sent, &heard); v != nil || heard.String() != "message 1 48656c6c6f\nmessage 1 706c61696e\n" || in.message != nil {
+	if _, v := in.Feed(sent, &heard); v != nil || heard.String() != "message 1 48656c6c6f\nmessage 1 706c61696e\n" || in.message != nil {
 		t.Errorf("got %v, %s", v, &heard)
 	}
 	for _, negotiated := range []bool{true, false} {
-		in := inbound{deflate: negotiated}
-		_, v := in.feed(frame(0xc1, hello), &heard)
+		in := Inbound{Deflate: negotiated}
+		_, v := in.Feed(frame(0xc1, hello), &heard)
 		if (v == nil) != negotiated {
 			t.Errorf("negotiated: %t, got %v", negotiated, v)
 		}
@@ -291,11 +291,11 @@ func TestDeflateAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	event := vehicleEvent(rand.New(rand.NewPCG(1, 2)), 1400)
-	buffer, ok := appendDeflated(nil, ws.OpText, event)
+	buffer, ok := AppendDeflated(nil, ws.OpText, event)
 	if !ok {
 		t.Fatal("not compressed")
 	}
-	if n := testing.AllocsPerRun(200, func() { buffer, _ = appendDeflated(buffer[:0], ws.OpText, event) }); n > 0.5 {
+	if n := testing.AllocsPerRun(200, func() { buffer, _ = AppendDeflated(buffer[:0], ws.OpText, event) }); n > 0.5 {
 		t.Errorf("compressing: %.1f allocations", n)
 	}
 	message := append(bytes.Clone(buffer[4:]), deflateTail[:]...)
@@ -325,7 +325,7 @@ func BenchmarkDeflate(b *testing.B) {
 			before, after, i := 0, 0, 0
 			for b.Loop() {
 				e := events[i%len(events)]
-				buffer, _ = appendDeflated(buffer[:0], ws.OpText, e)
+				buffer, _ = AppendDeflated(buffer[:0], ws.OpText, e)
 				before += len(e)
 				if after += len(buffer); len(buffer) == 0 {
 					after += len(e)
@@ -339,7 +339,7 @@ func BenchmarkDeflate(b *testing.B) {
 }
 
 func BenchmarkInflate(b *testing.B) {
-	frame, _ := appendDeflated(nil, ws.OpText, vehicleEvent(rand.New(rand.NewPCG(1, 2)), 1400))
+	frame, _ := AppendDeflated(nil, ws.OpText, vehicleEvent(rand.New(rand.NewPCG(1, 2)), 1400))
 	message := append(frame[4:], deflateTail[:]...)
 	b.ReportAllocs()
 	for b.Loop() {
