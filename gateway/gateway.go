@@ -71,6 +71,7 @@ type Gateway struct {
 	life       context.Context // of what is still to be told when a connection is gone
 	departures sync.WaitGroup
 	postponed  []departure // guarded by mu
+	overflow   sync.Once   // says that there are too many
 }
 
 // New returns a gateway that serves nothing yet. It fails with Invalid if the configuration is wrong

@@ -149,12 +149,17 @@ func (g *Gateway) tell(ctx context.Context, d departure) {
 // postpone keeps a departure for tellPostponed.
 func (g *Gateway) postpone(d departure) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.postponed) >= mostPostponed {
-		g.logger.Warn("gateway: $disconnect is left for the next start: too many wait", "connection", d.record.Connection)
-		return
+	fits := len(g.postponed) < mostPostponed
+	if fits {
+		g.postponed = append(g.postponed, d)
 	}
-	g.postponed = append(g.postponed, d)
+	g.mu.Unlock()
+	if !fits {
+		g.overflow.Do(func() {
+			g.logger.Error("gateway: so many ends of connections wait for $disconnect that further ones are left for the next start",
+				"waiting", mostPostponed)
+		})
+	}
 }
 
 // tellPostponed tells what was postponed, as there is room, until ctx ends. What is left then is told after the next
