@@ -6,7 +6,7 @@ LINT    := $(BIN)/golangci-lint
 GOFUMPT := $(BIN)/gofumpt
 FUZZTIME ?= 3s
 
-.PHONY: all check format vet lint test race fuzz sdk e2e bench bench-once tools clean
+.PHONY: all check format vet lint test race fuzz sdk e2e bench bench-push bench-once tools clean
 
 all: test
 
@@ -63,6 +63,10 @@ bench-once:
 bench:
 	$(GO) test -run '^$$' -bench . -count 5 -timeout 60m ./bench/ | tee bench/results/latest.txt
 	cd bench/baseline && $(GO) test -run '^$$' -bench . -count 5 . | tee -a ../results/latest.txt
+
+# The gateway against other push servers, Linux only; bench/README.md says more. It takes over an hour.
+bench-push:
+	$(GO) run ./bench/push all -o bench/results/latest-push.txt
 
 clean:
 	rm -rf $(BIN)

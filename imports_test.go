@@ -26,6 +26,7 @@ var foreign = map[string][]string{
 	"github.com/gobwas/ws":     {"gateway"},
 	"github.com/golang-jwt/":   {"gateway/auth"},
 	"github.com/aws/":          {"source/kinesis", "objectstore/s3", "sink", "gateway/apigateway"},
+	"github.com/andybalholm/":  {"source/sse", "millracetest"}, // brotli: feeds, and their simulator
 	"github.com/caddyserver/":  {"listener"},
 	"github.com/mholt/acmez/":  {"listener"},
 	"github.com/pires/":        {"listener"},

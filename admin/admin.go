@@ -4,11 +4,16 @@
 //	/readyz        200 while every stage runs; else 503 and a line for each stage that does not
 //	/metrics       Prometheus
 //	/debug/pprof/  profiles, on a loopback listener only
+//	/reload        POST: reads the configuration again; needs a token
+//
+// and what Options.Handlers adds.
 //
 // Beyond loopback the configuration demands TLS and a token, which every request carries but those for
 // /healthz, for those who ask whether the process lives know no secrets. On loopback the token may be left
 // out, and a browser is no way around that: requests for a host's name that the configuration does not list
-// are refused (DNS rebinding), and so are requests that come from another site's page.
+// are refused (DNS rebinding), and so are requests that come from another site's page. Whatever changes
+// something takes a token in any case: the configured one, or the one that the program keeps in its data_dir
+// for the command line.
 package admin
 
 import (
@@ -18,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -57,6 +63,17 @@ type Options struct {
 	Stages func() []Stage
 	// Metrics is what /metrics shows.
 	Metrics prometheus.Gatherer
+	// Token is what whoever changes something must present, unless it has the configured one. Without either
+	// nothing can be changed.
+	Token string
+	// Reload reads the configuration again and returns what has changed. file is the one that the caller
+	// means. It is not cut off when the caller goes away. Its errors are shown as they are: Invalid for a
+	// configuration that is wrong, Conflict for another file, Unavailable where the program ends. Without
+	// Reload there is no /reload.
+	Reload func(file string) (Changes, error)
+	// Handlers serve further paths, by patterns of http.ServeMux. What is refused elsewhere is refused there, too, and
+	// whatever is no GET or HEAD takes a token.
+	Handlers map[string]http.Handler
 	// Logger hears of faults of single connections at level debug; default none.
 	Logger *slog.Logger
 }
@@ -142,8 +159,27 @@ func (s *Server) Handler(profiles bool) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		index += "/debug/pprof/\n"
 	}
+	for pattern, h := range s.options.Handlers {
+		mux.Handle(pattern, s.shows(h))
+	}
+	index += strings.Join(append(slices.Sorted(maps.Keys(s.options.Handlers)), ""), "\n")
+	if s.options.Reload != nil {
+		mux.HandleFunc("POST /reload", s.authorized(s.reload))
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, index) })
 	return s.guard(mux)
+}
+
+// shows lets everyone look whom the guard has let through, and those with a token do more.
+func (s *Server) shows(h http.Handler) http.Handler {
+	changes := s.authorized(h.ServeHTTP)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			h.ServeHTTP(w, r)
+			return
+		}
+		changes(w, r)
+	})
 }
 
 // ready answers 200 if every stage is ready.
@@ -168,7 +204,6 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 
 // guard refuses what only a web page elsewhere would send, and what does not carry the token.
 func (s *Server) guard(next http.Handler) http.Handler {
-	token := sha256.Sum256([]byte(s.config.Token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -180,7 +215,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				fmt.Sprintf("%.200q is no name of this listener; use an IP address or localhost, or list the name under admin.hosts\n", hostOf(r.Host)))
 		case foreign(r):
 			text(w, http.StatusForbidden, "requests from other sites' pages are refused\n")
-		case s.config.Token != "" && r.URL.Path != "/healthz" && !carries(r, token):
+		case s.config.Token != "" && r.URL.Path != "/healthz" && !s.entitled(r):
 			h.Set("WWW-Authenticate", `Bearer realm="millrace"`)
 			text(w, http.StatusUnauthorized, "this takes the header \"Authorization: Bearer TOKEN\", TOKEN being admin.token\n")
 		default:
@@ -189,11 +224,18 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// carries says whether a request has the token of that hash. How long that takes says nothing about the token.
-func carries(r *http.Request, token [sha256.Size]byte) bool {
+// entitled says whether a request has a token that counts. How long that takes says nothing about the tokens.
+func (s *Server) entitled(r *http.Request) bool {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	sum := sha256.Sum256([]byte(strings.TrimLeft(given, " ")))
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(sum[:], token[:]) == 1
+	found := false
+	for _, token := range []string{s.config.Token, s.options.Token} {
+		hash := sha256.Sum256([]byte(token))
+		if token != "" && subtle.ConstantTimeCompare(sum[:], hash[:]) == 1 {
+			found = true
+		}
+	}
+	return found && strings.EqualFold(scheme, "Bearer")
 }
 
 // known says whether a Host header names this listener: an IP address can't be rebound, a name can.

@@ -149,6 +149,50 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// What others add is refused to whom the rest is refused, and stands in the index. Whoever only looks needs no token
+// where none is configured; whoever does more needs that of the program.
+func TestHandlers(t *testing.T) {
+	const token = "0123456789abcdef"
+	more := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { text(w, 200, r.Method+" "+r.URL.Path) })
+	h := New(Config{Token: token}, Options{Handlers: map[string]http.Handler{"/things": more, "/things/": more}}).Handler(false)
+	right := func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+	for _, tt := range []struct {
+		path string
+		set  func(*http.Request)
+		code int
+		body string
+	}{
+		{"/things", right, 200, "GET /things"},
+		{"/things/1", func(r *http.Request) { right(r); r.Method = http.MethodDelete }, 200, "DELETE /things/1"},
+		{"/things/1", nil, 401, "takes the header"},
+		{"/things", func(r *http.Request) { right(r); r.Host = "evil.example" }, 421, "no name of this listener"},
+		{"/things", func(r *http.Request) { right(r); r.Header.Set("Origin", "http://evil.example") }, 403, "refused"},
+		{"/", right, 200, "/metrics\n/things\n/things/\n"},
+	} {
+		if code, body := get(t, h, tt.path, tt.set); code != tt.code || !strings.Contains(body, tt.body) {
+			t.Errorf("%s: %d %q, want %d %q", tt.path, code, body, tt.code, tt.body)
+		}
+	}
+	h = New(Config{}, Options{Handlers: map[string]http.Handler{"/things": more}, Token: token}).Handler(false)
+	for _, tt := range []struct {
+		method string
+		set    func(*http.Request)
+		code   int
+	}{
+		{"GET", nil, 200}, {"HEAD", nil, 200}, {"DELETE", nil, 401}, {"POST", nil, 401}, {"DELETE", right, 200},
+	} {
+		code, body := get(t, h, "/things", func(r *http.Request) {
+			r.Method = tt.method
+			if tt.set != nil {
+				tt.set(r)
+			}
+		})
+		if code != tt.code {
+			t.Errorf("%s: %d %q, want %d", tt.method, code, body, tt.code)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	files := &listener.TLS{Cert: "cert.pem", Key: "key.pem"}
 	for _, tt := range []struct {

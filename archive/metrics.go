@@ -65,6 +65,15 @@ func (m *Metrics) stop(archive string) {
 	delete(m.lag.archives, archive)
 }
 
+// Forget removes the metrics of an archive that is gone for good.
+func (m *Metrics) Forget(archive string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.events, m.objects, m.bytes, m.errors, m.retries, m.gaps, m.undecodable,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"archive": archive})
+	}
+}
+
 // lagCollector computes lags when they are asked for, so that they grow while nothing moves.
 type lagCollector struct {
 	desc     *prometheus.Desc

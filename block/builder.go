@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/s2"
 
@@ -31,11 +32,18 @@ type Builder struct {
 	data     []byte // begins with gap bytes of room, so that the ends can be put before it without moving it
 	gap      int
 
+	names []string
+}
+
+// scratch is what Encode needs besides. It is shared by all builders, since of a thousand that gather only a
+// few encode at the same time.
+type scratch struct {
 	head    []byte
 	section []byte // a section as it is before compression
 	packed  []byte // the sections as they are stored
-	names   []string
 }
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // Len returns the number of events gathered.
 func (b *Builder) Len() int { return b.n }
@@ -107,13 +115,25 @@ func (b *Builder) addAttributes(attributes map[string]string) {
 	}
 }
 
+// Held returns how many bytes of memory the builder holds, gathered or ready for more.
+func (b *Builder) Held() (bytes int) {
+	for _, column := range b.columns() {
+		bytes += cap(*column)
+	}
+	return bytes + cap(b.data)
+}
+
+func (b *Builder) columns() [11]*[]byte {
+	return [...]*[]byte{
+		&b.times, &b.keyEnds, &b.deleted, &b.keys, &b.idEnds, &b.typeEnds, &b.ids, &b.types,
+		&b.attributeEnds, &b.attributes, &b.dataEnds,
+	}
+}
+
 // Reset drops the gathered events and keeps the memory.
 func (b *Builder) Reset() {
 	b.n = 0
-	for _, column := range []*[]byte{
-		&b.times, &b.keyEnds, &b.deleted, &b.keys, &b.idEnds, &b.typeEnds, &b.ids, &b.types,
-		&b.attributeEnds, &b.attributes, &b.dataEnds,
-	} {
+	for _, column := range b.columns() {
 		*column = (*column)[:0]
 	}
 	b.data = b.data[:b.gap]
@@ -127,7 +147,9 @@ func (b *Builder) Encode(dst []byte, h millrace.Header) (millrace.Block, error) 
 		return millrace.Block{}, err
 	}
 	h.Events = uint32(b.n)
-	b.packed = b.packed[:0]
+	s := scratches.Get().(*scratch) //nolint:forcetypeassert // nothing else is in it
+	defer scratches.Put(s)
+	s.packed = s.packed[:0]
 	var table [kindData * entrySize]byte
 	sections := 0
 	if b.n > 0 {
@@ -135,24 +157,24 @@ func (b *Builder) Encode(dst []byte, h millrace.Header) (millrace.Block, error) 
 			if kind == kindAttributes && len(b.attributes) == 0 {
 				continue
 			}
-			b.pack(table[sections*entrySize:], kind, b.raw(kind))
+			s.pack(table[sections*entrySize:], kind, b.raw(s, kind))
 			sections++
 		}
 	}
 
-	b.head = appendHead(b.head[:0], h, table[:sections*entrySize])
-	if len(b.head) > maxHead {
+	s.head = appendHead(s.head[:0], h, table[:sections*entrySize])
+	if len(s.head) > maxHead {
 		return millrace.Block{}, millrace.Errorf(millrace.Invalid, "encode block",
-			"the head has %d bytes with %d uncommitted blocks, the limit is %d", len(b.head), len(h.Uncommitted), maxHead)
+			"the head has %d bytes with %d uncommitted blocks, the limit is %d", len(s.head), len(h.Uncommitted), maxHead)
 	}
 	start := len(dst)
-	dst = slices.Grow(dst, len(b.head)+len(b.packed))
-	dst = append(append(dst, b.head...), b.packed...)
+	dst = slices.Grow(dst, len(s.head)+len(s.packed))
+	dst = append(append(dst, s.head...), s.packed...)
 	return millrace.Block{Header: h, Raw: dst[start:len(dst):len(dst)]}, nil
 }
 
 // raw returns a section before compression, valid until the next call.
-func (b *Builder) raw(kind byte) []byte {
+func (b *Builder) raw(s *scratch, kind byte) []byte {
 	var parts [4][]byte
 	switch kind {
 	case kindKeys:
@@ -166,27 +188,27 @@ func (b *Builder) raw(kind byte) []byte {
 		copy(section, b.dataEnds)
 		return section
 	}
-	b.section = b.section[:0]
+	s.section = s.section[:0]
 	for _, part := range parts {
-		b.section = append(b.section, part...)
+		s.section = append(s.section, part...)
 	}
-	return b.section
+	return s.section
 }
 
 // pack appends a section to the packed ones, compressed if that saves anything, and fills its entry in
 // the section table.
-func (b *Builder) pack(entry []byte, kind byte, raw []byte) {
-	start := len(b.packed)
-	b.packed = slices.Grow(b.packed, s2.MaxEncodedLen(len(raw)))
+func (s *scratch) pack(entry []byte, kind byte, raw []byte) {
+	start := len(s.packed)
+	s.packed = slices.Grow(s.packed, s2.MaxEncodedLen(len(raw)))
 	codec := byte(codecS2)
-	compressed := s2.Encode(b.packed[start:cap(b.packed)], raw)
+	compressed := s2.Encode(s.packed[start:cap(s.packed)], raw)
 	if len(compressed) < len(raw) {
-		b.packed = b.packed[:start+len(compressed)]
+		s.packed = s.packed[:start+len(compressed)]
 	} else {
 		codec = codecNone
-		b.packed = append(b.packed, raw...)
+		s.packed = append(s.packed, raw...)
 	}
-	stored := b.packed[start:]
+	stored := s.packed[start:]
 	entry[0], entry[1], entry[2], entry[3] = kind, codec, 0, 0
 	binary.LittleEndian.PutUint32(entry[4:], uint32(len(stored)))
 	binary.LittleEndian.PutUint32(entry[8:], uint32(len(raw)))

@@ -26,7 +26,8 @@ const (
 
 // Reader gives a block's columns. The zero Reader is ready. What its methods return points into the
 // block or into the Reader's own memory and is valid until the next Reset; whoever keeps it longer
-// copies it. It is used by one goroutine at a time.
+// copies it. It is used by one goroutine at a time; but what only looks at sections that are loaded, any number
+// may do at once, also while one of them loads others.
 type Reader struct {
 	raw    []byte // nil before the first Reset and after one that failed
 	events int
@@ -167,6 +168,15 @@ func (r *Reader) Load(want Sections) error {
 	}
 	r.loaded |= want
 	return nil
+}
+
+// Memory returns how many bytes the reader holds of its own: sections that were decompressed.
+func (r *Reader) Memory() int {
+	n := 0
+	for _, section := range r.memory {
+		n += cap(section)
+	}
+	return n
 }
 
 // section returns a section checked and decompressed; it has at least least bytes.

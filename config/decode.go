@@ -431,7 +431,9 @@ type field struct {
 }
 
 // option is what a tag says beside the name.
-type option struct{ size, path, secret, inline bool }
+// option is what stands behind a key's name in its tag. watched is a path whose file is read again by itself when
+// it changes.
+type option struct{ size, path, watched, secret, inline bool }
 
 // fieldsOf returns the keys of a struct in the order of declaration.
 func fieldsOf(t reflect.Type) []field {
@@ -463,6 +465,8 @@ func tagOf(f reflect.StructField) (name string, o option) {
 			o.size = true
 		case "path":
 			o.path = true
+		case "watched":
+			o.watched = true
 		case "secret":
 			o.secret = true
 		case "inline":

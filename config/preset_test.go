@@ -2,10 +2,11 @@ package config
 
 import (
 	"fmt"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 // parsePreset returns the source of a configuration whose source has these keys.
@@ -16,17 +17,7 @@ func parsePreset(t *testing.T, keys string) (Source, error) {
 	if err != nil {
 		return Source{}, err
 	}
-	again, err := Parse("x.yaml", []byte(strings.ReplaceAll(c.String(), "(hidden)", "x")), nil)
-	if err != nil {
-		t.Fatalf("what is printed cannot be read: %v\n%s", err, c)
-	}
-	one, two := *c.Sources["a"].SSE, *again.Sources["a"].SSE
-	one.Headers, two.Headers = nil, nil
-	one.URL, two.URL = "", "" // its query string is hidden
-	// Print leaves empty values out, which a preset would set again.
-	if !strings.Contains(keys, "drop: []") && !reflect.DeepEqual(one, two) {
-		t.Errorf("printed and read again it is\n%+v\n%+v", one, two)
-	}
+	wantSameWhenPrinted(t, c, nil)
 	return c.Sources["a"], nil
 }
 
@@ -79,4 +70,61 @@ func TestPresets(t *testing.T) {
 			t.Errorf("%s: %v", keys, err)
 		}
 	}
+}
+
+// TestPresetsArePrinted: whatever a file says beside a preset, also that a value is empty, what is printed
+// is the same configuration.
+func TestPresetsArePrinted(t *testing.T) {
+	type key struct {
+		name   string
+		values []string // "" leaves it out
+	}
+	beside := []key{
+		{"key", []string{"", "''", "id"}},
+		{"time", []string{"", "''", "id"}},
+		{"split", []string{"", "false", "true"}},
+	}
+	keys := []key{
+		{"preset", []string{"", "wikimedia", "mbta", "firebase", "generic"}},
+		{"url", []string{"", "http://h/vehicles", "http://h/x.json?auth=1", "http://me:you@h/predictions"}},
+		{"headers", []string{"", "{}", "{user-agent: me}", "{User-Agent: ''}", "{x: y}"}},
+		{"types", []string{"", "[]", "[a, b]"}},
+		{"drop", []string{"", "[]", "[a=b]", "['=canary']"}},
+		{"resume", []string{
+			"", "{}", "{none: true}", "{none: false}", "{query: since}", "{query: since, from: id, key: ''}",
+			"{snapshot: mbta}", "{snapshot: mbta, key: n}", "{snapshot: '', key: ''}", "{snapshot: firebase}",
+		}},
+		{"rewind", []string{"", "0", "1s"}},
+		{"dedupe", []string{"", "''", "id"}},
+		{"read_timeout", []string{"", "0", "10s"}},
+		{"max_connection", []string{"", "0", "1m"}},
+		{"proxy", []string{"", "''", "http://me:you@p:1"}},
+		{"event_limit", []string{"", "1MiB"}},
+	}
+	good := 0
+	rapid.Check(t, func(t *rapid.T) {
+		var text strings.Builder
+		text.WriteString("streams: {s: {}}\nsources:\n  a:\n    into: s\n")
+		for _, k := range beside {
+			if value := rapid.SampledFrom(k.values).Draw(t, k.name); value != "" {
+				fmt.Fprintf(&text, "    %s: %s\n", k.name, value)
+			}
+		}
+		text.WriteString("    sse:\n")
+		for _, k := range keys {
+			if value := rapid.SampledFrom(k.values).Draw(t, k.name); value != "" {
+				fmt.Fprintf(&text, "      %s: %s\n", k.name, value)
+			}
+		}
+		c, err := Parse("x.yaml", []byte(text.String()), nil)
+		if err != nil {
+			return // keys that do not go together
+		}
+		good++
+		wantSameWhenPrinted(t, c, nil)
+	})
+	if good == 0 {
+		t.Error("no configuration was good")
+	}
+	t.Log(good, "were good")
 }

@@ -16,10 +16,11 @@ import (
 const hiddenText = "(hidden)"
 
 // Print writes the effective configuration as YAML: what the file says and every default that it left
-// out. It holds no secrets: where a value came from ${env:} or ${file:} it says that again; the values of
+// out. Empty values stand there only if the file has them: a preset would set them otherwise. Read again in
+// the same working directory it is the same configuration, but for what is hidden. It holds no secrets: where a value came from ${env:} or ${file:} it says that again; the values of
 // headers, the user information of URLs and the values in their query strings are hidden.
 func (c *Config) Print(w io.Writer) error {
-	p := printer{hidden: c.hidden}
+	p := printer{hidden: c.hidden, places: c.places}
 	p.structure(reflect.ValueOf(c).Elem(), "", "")
 	_, err := io.WriteString(w, p.out.String())
 	return err
@@ -35,7 +36,11 @@ func (c *Config) String() string {
 type printer struct {
 	out    strings.Builder
 	hidden map[string]string
+	places map[string]place // of what the file says
 }
+
+// inside returns a printer of what is inside of what p prints.
+func (p *printer) inside() *printer { return &printer{hidden: p.hidden, places: p.places} }
 
 // structure prints a struct's keys, one to a line.
 func (p *printer) structure(v reflect.Value, path, indent string) {
@@ -43,14 +48,23 @@ func (p *printer) structure(v reflect.Value, path, indent string) {
 	setDefaults(standard)
 	for _, f := range fieldsOf(v.Type()) {
 		value := v.FieldByIndex(f.index)
-		fallback := standard.FieldByIndex(f.index)
-		if value.IsZero() && fallback.IsZero() && value.Kind() != reflect.Struct && value.Type() != durationType && !value.CanInt() {
-			continue
-		}
-		if (value.Kind() == reflect.Map || value.Kind() == reflect.Slice) && value.Len() == 0 && fallback.IsZero() {
+		_, written := p.places[join(path, f.name)]
+		if empty(value) && (!written || value.Kind() == reflect.Pointer) && standard.FieldByIndex(f.index).IsZero() {
 			continue
 		}
 		p.entry(f.name, value, join(path, f.name), indent, f.option)
+	}
+}
+
+// empty says whether a value is none at all. Numbers, durations and structs always are something.
+func empty(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Map, reflect.Slice:
+		return v.Len() == 0
+	case reflect.Struct:
+		return false
+	default:
+		return v.IsZero() && !v.CanInt()
 	}
 }
 
@@ -61,7 +75,7 @@ func (p *printer) entry(key string, v reflect.Value, path, indent string, o opti
 	p.out.WriteString(indent + quoteText(key) + ":")
 	switch v.Kind() {
 	case reflect.Struct:
-		body := printer{hidden: p.hidden}
+		body := p.inside()
 		body.structure(v, path, indent+"  ")
 		if body.out.Len() == 0 {
 			p.out.WriteString(" {}\n")
@@ -69,6 +83,10 @@ func (p *printer) entry(key string, v reflect.Value, path, indent string, o opti
 		}
 		p.out.WriteString("\n" + body.out.String())
 	case reflect.Map:
+		if v.Len() == 0 {
+			p.out.WriteString(" {}\n")
+			return
+		}
 		p.out.WriteString("\n")
 		names := make(map[string]reflect.Value, v.Len())
 		for it := v.MapRange(); it.Next(); {
@@ -100,7 +118,7 @@ func (p *printer) sections(v reflect.Value, path, indent string) {
 	}
 	p.out.WriteString("\n")
 	for i := range v.Len() {
-		body := printer{hidden: p.hidden}
+		body := p.inside()
 		body.structure(v.Index(i), fmt.Sprintf("%s[%d]", path, i), indent+"    ")
 		keys := strings.TrimPrefix(body.out.String(), indent+"    ")
 		if keys == "" {

@@ -24,6 +24,7 @@ type client struct {
 	path  string // of the endpoint, with the keys
 	sse   bool
 	take  func(m message)
+	ended func(code int, retry string) // hears how the gateway ends connections; retry is what it tells SSE clients before. May be nil
 
 	since   string // the newest id; before there is one, a time before everything
 	mu      sync.Mutex
@@ -126,6 +127,9 @@ func (c *client) followWebSocket(ctx context.Context, conn net.Conn, program *pr
 	for {
 		_, payload, err := w.Read()
 		if err != nil {
+			if closed, ok := errors.AsType[*millracetest.Closed](err); ok && c.ended != nil {
+				c.ended(int(closed.Code), "")
+			}
 			return err
 		}
 		var frame struct {
@@ -174,7 +178,7 @@ func (c *client) followSSE(ctx context.Context, conn net.Conn, program *program)
 	if response.StatusCode != http.StatusOK {
 		return &millracetest.Refused{Status: response.StatusCode}
 	}
-	m, lines := message{}, 0
+	m, lines, retry := message{}, 0, ""
 	for body := bufio.NewReader(response.Body); ; {
 		line, err := body.ReadString('\n')
 		if err != nil {
@@ -187,6 +191,8 @@ func (c *client) followSSE(ctx context.Context, conn net.Conn, program *program)
 			m.id = value
 		case "event":
 			m.kind = value
+		case "retry":
+			retry = value
 		case "data":
 			if lines++; lines > 1 {
 				m.data += "\n"
@@ -199,11 +205,20 @@ func (c *client) followSSE(ctx context.Context, conn net.Conn, program *program)
 		switch {
 		case m.kind == "millrace.gap":
 			c.wonder("a gap: %s", m.data)
+		case m.kind == "millrace.close" && c.ended != nil:
+			var last struct{ Code int }
+			if err := json.Unmarshal([]byte(m.data), &last); err != nil {
+				c.wonder("the last event %s: %v", m.data, err)
+			}
+			c.ended(last.Code, retry)
 		case lines > 0 && m.kind != "millrace.close":
 			c.take(m)
 		}
 		if m.id != "" {
 			c.since = m.id
+		}
+		if lines > 0 {
+			retry = "" // of what comes last, not of the beginning
 		}
 		m, lines = message{}, 0
 	}

@@ -166,7 +166,7 @@ func TestFeedWithArrayIDs(t *testing.T) {
 		return fmt.Sprintf(`{"$schema":"/change/1.0.0","meta":{"uri":"https://%s.example.org/wiki/%%D7%%AA:%d","dt":"2026-01-01T00:00:%02d.5Z","offset":%d},"title":"ערך \"%d\"","comment":%q,"wiki":%q}`,
 			wiki, n, n, n, n, strings.Repeat("è, “quoted”; ", 60+n), wiki)
 	}
-	feed := millracetest.NewFeed(t, millracetest.FeedOptions{Preamble: ":ok\n\n", Resume: millracetest.ResumeAt, Gzip: true})
+	feed := millracetest.NewFeed(t, millracetest.FeedOptions{Preamble: ":ok\n\n", Resume: millracetest.ResumeAt, Coding: "gzip"})
 	p := newPipeline(t, "", map[string]string{
 		"config.yaml": fmt.Sprintf(feedConfig, "headers: {User-Agent: a test}", "key: wiki\n    time: meta.dt"),
 	}, "FEED="+feed.URL)

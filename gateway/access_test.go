@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -24,9 +25,7 @@ const secret = "a secret that is thirty-two bytes long, or more"
 func token(t testing.TB, expires time.Time, claims map[string]any) string {
 	t.Helper()
 	all := map[string]any{"iss": "https://id.example.org", "aud": "millrace", "exp": expires.Unix()}
-	for name, value := range claims {
-		all[name] = value
-	}
+	maps.Copy(all, claims)
 	body, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
@@ -49,8 +48,7 @@ func guarded() *auth.Config {
 }
 
 func status(err error) int {
-	var refused *millracetest.Refused
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*millracetest.Refused](err); ok {
 		return refused.Status
 	}
 	return 0
@@ -207,7 +205,7 @@ func TestLimits(t *testing.T) {
 func TestControl(t *testing.T) {
 	s := newStream(1)
 	var g *gateway.Gateway
-	server := serveKeeping(t, s, &g, func(c *gateway.Config, _ *gateway.Options) { c.Auth = guarded() })
+	server := serveKeeping(t, listen(t), s, &g, func(c *gateway.Config, _ *gateway.Options) { c.Auth = guarded() })
 	a := server.dial(t, "/vehicles?VehicleID=1&token=0123456789abcdef", v1)
 	a.live()
 	b := server.dial(t, "/vehicles?token="+token(t, time.Now().Add(time.Hour), map[string]any{"sub": "bob"}), v1)

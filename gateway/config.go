@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"net"
 	"net/url"
 	"slices"
@@ -45,6 +46,9 @@ type Config struct {
 	// Compression offers permessage-deflate (RFC 7692) to WebSocket clients that ask for it. An event is
 	// compressed once for all of them. Default true.
 	Compression bool `yaml:"compression"`
+	// ReplayCache bounds the memory for recent blocks, in bytes, with what is made of them: clients that come
+	// back find there what they have missed, and share what has to be read. 0 keeps nothing. Default 64MiB.
+	ReplayCache int64 `yaml:"replay_cache,size"`
 	// MaxConnections bounds the connections of all endpoints together; over it new ones are answered
 	// 503. Default 100000.
 	MaxConnections int `yaml:"max_connections"`
@@ -76,6 +80,12 @@ type Endpoint struct {
 	Location *Location `yaml:"location"`
 	// Queue bounds what waits for one connection, instead of the gateway's.
 	Queue int64 `yaml:"queue,size"`
+	// Slow says what becomes of a client that does not take events as fast as they come, when they are more than
+	// the queue: disconnect (it is cut, and resumes), drop_oldest (the events that wait longest are dropped), or
+	// newest_per_key (of the events that wait only the newest of each key is kept; then as drop_oldest). A client
+	// is told how many events were dropped. An event that waits counts some 140 bytes beside its own where events may
+	// be dropped. Default disconnect.
+	Slow string `yaml:"slow"`
 	// Auth says who may connect, instead of the gateway's.
 	Auth *auth.Config `yaml:"auth"`
 	// APIGateway makes the endpoint behave like an API Gateway WebSocket API. It stands alone, or beside auth
@@ -140,6 +150,7 @@ func (c *Config) SetDefaults() {
 	c.Ping = 25 * time.Second
 	c.Queue = 64 << 10
 	c.Compression = true
+	c.ReplayCache = 64 << 20
 	c.MaxConnections = 100_000
 	c.Drain = 5 * time.Second
 	c.Limits.SetDefaults()
@@ -167,7 +178,9 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		}
 	}
 	below := func(section string) func(path, format string, args ...any) {
-		return func(path, format string, args ...any) { problem(section+"."+path, format, args...) }
+		return func(path, format string, args ...any) {
+			problem(strings.TrimSuffix(section+"."+path, "."), format, args...)
+		}
 	}
 	c.Listener.Validate(problem)
 	if c.Auth != nil {
@@ -184,6 +197,13 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		problem("endpoints", "there are none; write at least one, such as /vehicles: {from: STREAM, key: \"query:VehicleID\"}")
 	}
 	for path, e := range c.Endpoints {
+		if a := cmp.Or(e.Auth, c.Auth); a != nil && a.Token.Query != "" && e.Key == "query:"+a.Token.Query {
+			problem("endpoints."+path+".key", "%q is the parameter of the token, too; choose another name", e.Key)
+		}
+		if e.Auth != nil && e.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
+			problem("endpoints."+path+".auth.token.cookie", "browsers send cookies for pages of every origin, and origins allow all; "+
+				"list the origins, or take the token elsewhere")
+		}
 		e.validate(path, func(key, format string, args ...any) {
 			at := "endpoints." + path
 			if key != "" {
@@ -197,6 +217,9 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	}
 	if c.Queue < leastQueue || c.Queue > 1<<30 {
 		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", c.Queue)
+	}
+	if c.ReplayCache < 0 || c.ReplayCache > 1<<40 {
+		problem("replay_cache", "%d bytes are out of range; write a size such as 64MiB, or 0 to keep nothing", c.ReplayCache)
 	}
 	if c.MaxConnections < 1 {
 		problem("max_connections", "%d is too few; write a number of at least 1", c.MaxConnections)
@@ -212,7 +235,9 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			"with a segment for the key if you like, such as /vehicles/{id}", path)
 	}
 	if e.Auth != nil {
-		e.Auth.Validate(func(key, format string, args ...any) { problem("auth."+key, format, args...) })
+		e.Auth.Validate(func(key, format string, args ...any) {
+			problem(strings.TrimSuffix("auth."+key, "."), format, args...)
+		})
 	}
 	if api := e.APIGateway; api != nil {
 		if e.From != "" || e.Key != "" || e.Messages || e.latest() || strings.Contains(path, "{") {
@@ -235,6 +260,14 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 	}
 	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
 		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
+	}
+	switch e.Slow {
+	case "", Disconnect, DropOldest, NewestPerKey:
+	default:
+		problem("slow", "%q is not known; write %s, %s or %s", e.Slow, Disconnect, DropOldest, NewestPerKey)
+	}
+	if e.Messages && e.Slow != "" {
+		problem("slow", "%q has no effect here; write it at the endpoints to which clients subscribe by messages", e.Slow)
 	}
 	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
 		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/apigateway"
 )
 
 // arrival is a request on its way to become a connection.
@@ -31,9 +32,12 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 		f = plain // whatever subprotocols the client knows: its $connect chooses
 	}
 	a := &arrival{w: w, r: r, key: key, c: &connection{
-		id: newConnectionID(), gateway: g, endpoint: e, form: f,
+		id: apigateway.NewConnectionID(), gateway: g, endpoint: e, form: f,
 		begun: g.now(), remote: g.config.Listener.RemoteAddr(r),
 	}}
+	if e.api != nil {
+		a.c.in.limit, a.c.in.frameLimit = int32(e.api.Limits().Message), int32(e.api.Limits().Frame)
+	}
 	if f != v1 && e.feed == nil && e.api == nil {
 		g.refuse(w, http.StatusBadRequest, "a client subscribes here by messages: connect a WebSocket with the subprotocol %s", subprotocol)
 		return

@@ -1,22 +1,27 @@
 // Package gateway pushes the events of streams to WebSocket and SSE clients, and lets a client that
 // comes back go on from where it was. docs/protocol.md is what a client's author reads.
 //
-// A request to an endpoint becomes a connection (connection.go), whose bytes go out through an outlet
-// (outlet.go): straight to the socket as long as that takes them, through a bounded queue when it
-// does not. For each stream there is one feed (fanout.go) with one reader per partition; it writes
-// each event once per form (encode.go) and hands the same bytes to every connection that wants them.
-// A connection that resumes reads the stream by itself (replay.go), at the pace of its socket, until it
-// has come to where the feed is, and joins there.
+// A request to an endpoint becomes a connection, whose bytes go out through an outlet: straight to the socket
+// as long as that takes them, through a bounded queue when it does not. A connection has subscriptions: the one
+// that its request asks for, and those that it asks for by messages.
 //
-//	gateway.go     Gateway, Run      serve, drain
-//	request.go                       from an HTTP request to a connection, or to a clear refusal
-//	origin.go      websocket.go      sse.go
-//	extensions.go  deflate.go        permessage-deflate, RFC 7692
-//	since.go                         position ids, and what ?since= may say
-//	connection.go  outlet.go         one client
-//	message.go                       what a client says, and is answered
-//	fanout.go      subscription.go   one stream
-//	batch.go       encode.go         events, written once for all
-//	replay.go                        the way from a position to the live edge
-//	ping.go                          quiet, silent and stalled connections
+// For each stream there is one feed with one reader per partition; it writes each event once per dialect (how
+// subscriptions want it: framing, name, compression) and hands the same bytes to every subscription that wants
+// it. Those that name keys are found by key; those that watch areas by place; the others form audiences, one
+// for each distinct filter and prefix. A subscription that resumes reads the stream by itself, at the pace of
+// its socket, until it has come to where the feed is, and joins there.
+//
+//	gateway.go     endpoint.go    config.go     what there is to connect to; serve, drain
+//	request.go     connect.go     access.go     from an HTTP request to a connection, or to a clear refusal
+//	origin.go      wish.go        since.go      who may ask, for what, from where on
+//	websocket.go   deflate.go     extensions.go RFC 6455 and 7692
+//	connection.go  outlet.go      message.go    one client, its way out, what it says
+//	subscription.go               fanout.go     one stream, and who wants what of it
+//	rendering.go   encode.go      sse.go        events, written once for all
+//	area.go        latest.go                    what is where, the newest of each key
+//	resume.go      replay.go                    the way from a position to the live edge
+//	ping.go                                     quiet, silent and stalled connections
+//	presence.go    control.go                   who is connected
+//	emulate.go                                  API Gateway's endpoints, on our connections
+//	auth/          limit/         apigateway/   tokens, shares, API Gateway without its sockets
 package gateway

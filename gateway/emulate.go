@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"iter"
+	"maps"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -37,9 +38,7 @@ func (g *Gateway) askConnect(a *arrival) bool {
 	}}
 	if id := c.who.identity; id.Subject != "" || len(id.Claims) > 0 {
 		c.api.info.Authorizer = map[string]any{"principalId": id.Subject}
-		for name, value := range id.Claims {
-			c.api.info.Authorizer[name] = value
-		}
+		maps.Copy(c.api.info.Authorizer, id.Claims)
 	}
 	c.beActive()
 	if err := g.presence.connected(a.r.Context(), c.record(), true); err != nil {
@@ -63,12 +62,10 @@ func (g *Gateway) askConnect(a *arrival) bool {
 	if r.Code, r.Reason = int(statusAbnormal), "denied"; err == nil {
 		r.API = nil
 	}
-	g.departures.Go(func() { g.depart(g.life, r, g.now()) })
+	g.tell(g.life, departure{r, g.now()})
 	g.metrics.refused.WithLabelValues(itoa(d.Status)).Inc()
 	h := a.w.Header()
-	for name, values := range d.Header {
-		h[name] = values
-	}
+	maps.Copy(h, d.Header)
 	a.w.WriteHeader(d.Status)
 	_, _ = a.w.Write(d.Body) // the client may have gone
 	return false

@@ -3,7 +3,6 @@ package gateway
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"math"
 	"strconv"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/jsonpath"
 )
 
 // form is how events are framed.
@@ -79,7 +79,7 @@ func appendV1(dst []byte, name string, e item, number uint32, ids *idText) []byt
 		dst = append(dst, `,"data_base64":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, e.data)
 		dst = append(dst, '"')
-	case json.Valid(e.data):
+	case jsonpath.Valid(e.data) == nil:
 		dst = append(dst, `,"data":`...)
 		dst = append(dst, e.data...)
 	default:

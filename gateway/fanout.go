@@ -28,6 +28,7 @@ import (
 // a seam without a gap or a repeat.
 type feed struct {
 	stream    millrace.Stream
+	history   *history       // of all feeds of the gateway
 	state     millrace.State // nil: the table is not kept
 	endpoints []*endpoint
 	logger    *slog.Logger
@@ -42,11 +43,12 @@ type feed struct {
 	unkeyed    atomic.Int64 // those of them that name no keys
 
 	mu         sync.Mutex
-	passes     uint64                 // counts whatever changes a place
-	table      *table.Table           // the newest event of each key at the parts' places; nil: not asked for
-	joined     []*subscription        // all of them
-	keys       map[string]*group      // those that name keys
-	audiences  []*audience            // those that name none
+	passes     uint64            // counts whatever changes a place
+	table      *table.Table      // the newest event of each key at the parts' places; nil: not asked for
+	joined     []*subscription   // all of them
+	keys       map[string]*group // those that name keys
+	audiences  []*audience       // those that name none
+	byInterest map[audienceKey]*audience
 	watched    []*areas               // those that watch areas
 	renderings map[dialect]*rendering // by dialect
 	broad      []*rendering           // those that hold every event
@@ -56,6 +58,8 @@ type feed struct {
 	pend       []pending
 	joint      []byte // several frames for one connection
 	id         []byte
+	cargo      cargo // of what is handed over to endpoints that may drop it
+	keepKeys   bool  // of the events of a batch: an endpoint keeps the newest of each
 }
 
 // part is a partition as its feed follows it.
@@ -64,6 +68,7 @@ type part struct {
 	index  int
 	only   []int             // its index alone
 	at     millrace.Position // how far the connections have come; guarded by feed.mu
+	shelf  *shelf            // what it has of the history
 	reader block.Reader      // of the goroutine that follows the partition
 	batch  batch             // the events of one pass
 }
@@ -72,13 +77,15 @@ type part struct {
 type endpoint struct {
 	path      string
 	config    Endpoint
-	feed      *feed // nil: a connection to it has no subscription to begin with
+	feed      *feed        // nil: a connection to it has no subscription to begin with
+	auth      *auth.Config // nil: everyone may connect
 	guard     *auth.Guard
 	api       *apigateway.API       // nil: it is of another kind
 	deliverer *apigateway.Deliverer // of api
 	areas     *areas                // nil: areas cannot be asked for
 	lag       prometheus.Observer
 	gaps      prometheus.Counter
+	dropped   prometheus.Counter
 	replays   prometheus.Counter
 	traffic   [formsCount]traffic
 }
@@ -98,15 +105,16 @@ type pending struct{ event, next int32 }
 
 func newFeed(stream millrace.Stream, g *Gateway, o Options) *feed {
 	return &feed{
-		stream: stream, state: o.State, logger: g.logger, now: o.Now,
+		stream: stream, history: g.history, state: o.State, logger: g.logger, now: o.Now,
 		chunk: int(min(g.config.Queue/2, 32<<10)),
-		keys:  map[string]*group{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
+		keys:  map[string]*group{}, byInterest: map[audienceKey]*audience{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
 	}
 }
 
 // serve adds an endpoint.
 func (f *feed) serve(e *endpoint) error {
 	f.endpoints = append(f.endpoints, e)
+	f.keepKeys = f.keepKeys || e.config.Slow == NewestPerKey
 	if e.config.Location != nil {
 		i := slices.IndexFunc(f.watched, func(as *areas) bool { return as.location == *e.config.Location })
 		if i < 0 {
@@ -144,7 +152,9 @@ func (f *feed) open(ctx context.Context) error {
 		} else if _, at, err = f.stream.Bounds(ctx, p.Name); err != nil {
 			return err
 		}
-		f.parts = append(f.parts, &part{Partition: p, index: i, only: []int{i}, at: at})
+		f.parts = append(f.parts, &part{
+			Partition: p, index: i, only: []int{i}, at: at, shelf: newShelf(f.history, f.stream, p.Name),
+		})
 		f.every = append(f.every, i)
 	}
 	return nil
@@ -191,6 +201,7 @@ func (f *feed) read(ctx context.Context, p *part) (progress bool, err error) {
 				failure = err
 				return
 			}
+			at = p.shelf.note(at, d)
 			if !ahead.put(ctx, d) {
 				return
 			}
@@ -344,6 +355,9 @@ func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
 	if end > i {
 		f.setIDs(p, sb.At.Block)
 		first := b.take(sb.At.Block, i, end)
+		if f.keepKeys {
+			b.note(r, i, end)
+		}
 		for _, rd := range f.broad {
 			for k := i; k < end; k++ {
 				b.write(rd, first+k-i, r, k)
@@ -455,6 +469,7 @@ func (f *feed) flush(p *part, oldest time.Time) {
 	if p.batch.events == 0 {
 		return
 	}
+	f.cargo.batch = &p.batch
 	for _, s := range f.dirty {
 		frames, events := f.gather(s)
 		f.hand(s, frames, events, p.batch.given && events == 1)
@@ -495,6 +510,12 @@ func (f *feed) note(s *subscription, event int32) {
 // gather returns the frames that are pending for s, one after the other, and how many they are.
 func (f *feed) gather(s *subscription) (frames []byte, events int) {
 	at := s.first
+	if s.endpoint.drops() {
+		f.cargo.events = f.cargo.events[:0]
+		for i := at; i != 0; i = f.pend[i-1].next {
+			f.cargo.events = append(f.cargo.events, f.pend[i-1].event)
+		}
+	}
 	if at == s.last {
 		frames, events = s.rendering.frame(f.pend[at-1].event), 1
 	} else {
@@ -527,6 +548,10 @@ func (f *feed) handAll(p *part, a *audience) {
 			frames = f.joint
 		}
 	}
+	drops := a.endpoint.drops()
+	if drops {
+		f.cargo.take(a, events)
+	}
 	for _, m := range a.members {
 		s := m.s
 		if s.ahead == nil {
@@ -539,16 +564,25 @@ func (f *feed) handAll(p *part, a *audience) {
 				at = int(a.pending[i])
 			}
 			if s.ahead == nil || s.passed(p.index, b.position(at)) {
+				f.cargo.events = append(f.cargo.events[:0], int32(at))
 				f.hand(s, rd.frame(int32(at)), 1, b.given)
 			}
+		}
+		if drops {
+			f.cargo.take(a, events)
 		}
 	}
 	a.pending = a.pending[:0]
 }
 
-// hand hands frames to one connection; one that cannot take them is cut. mu is held.
+// hand hands frames to one connection; one that cannot take them is cut, unless its endpoint lets events be
+// dropped, of which f.cargo has those that the frames are. mu is held.
 func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
-	switch s.put(frames, shared) {
+	var c *cargo
+	if s.endpoint.drops() {
+		c, f.cargo.s = &f.cargo, s
+	}
+	switch s.putEvents(frames, shared, c) {
 	case sent, queued:
 		t := &s.endpoint.traffic[s.form]
 		t.eventsNow += events

@@ -36,6 +36,8 @@ type Options struct {
 	Logger          *slog.Logger      // nil: nothing is logged
 	Metrics         *Metrics          // nil: nothing is measured
 	Now             func() time.Time  // the wall clock; nil: time.Now
+
+	maxWaiting int // of an endpoint's deliveries; tests set it
 }
 
 // Gateway serves endpoints.
@@ -56,7 +58,8 @@ type Gateway struct {
 	apis      []*apigateway.API
 	presence  *presence // nil: nobody asks
 	flows     flows
-	slots     chan struct{} // one for each connection that reads a stream at this moment
+	history   *history
+	slots     chan struct{} // one for each connection that goes through the history at this moment
 
 	mu          sync.Mutex
 	connections []*connection // dense, in no order
@@ -67,6 +70,7 @@ type Gateway struct {
 
 	life       context.Context // of what is still to be told when a connection is gone
 	departures sync.WaitGroup
+	postponed  []departure // guarded by mu
 }
 
 // New returns a gateway that serves nothing yet. It fails with Invalid if the configuration is wrong
@@ -99,6 +103,7 @@ func New(c Config, o Options) (*Gateway, error) {
 			o.Metrics.queued.Add(float64(bytes))
 		}
 	}
+	g.history = newHistory(c.ReplayCache, o.Metrics)
 	for _, origin := range c.Origins {
 		g.origins[strings.ToLower(origin)] = true
 		g.anyOrigin = g.anyOrigin || origin == "*"
@@ -140,10 +145,11 @@ func (g *Gateway) furnish() (err error) {
 		return feeds[name], nil
 	}
 	for path, config := range g.config.Endpoints {
-		e := &endpoint{path: path, config: config, guard: common}
+		e := &endpoint{path: path, config: config, auth: g.config.Auth, guard: common}
 		e.measure(o.Metrics)
 		g.endpoints[path] = e
 		if config.Auth != nil {
+			e.auth = config.Auth
 			if e.guard, err = guard(config.Auth); err != nil {
 				return err
 			}
@@ -181,7 +187,7 @@ func (g *Gateway) furnish() (err error) {
 // emulate makes an endpoint of API Gateway's kind.
 func (g *Gateway) emulate(e *endpoint) (err error) {
 	e.api, err = apigateway.New(e.path, *e.config.APIGateway, apigateway.Options{
-		Connections: clients{g, e}, Logger: g.logger, Metrics: g.metrics.apis, Now: g.now,
+		Connections: clients{g, e}, Logger: g.logger, Metrics: g.metrics.apis, Now: g.now, MaxWaiting: g.options.maxWaiting,
 	})
 	if err != nil {
 		return err
@@ -276,9 +282,13 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	g.drain()
 	serving.Wait()
 	endJournal()
+	for _, api := range g.apis {
+		api.Close()
+	}
 	stop()
 	feeds.Wait()
 	g.flows.running.Wait()
+	g.history.end()
 	return err
 }
 
@@ -310,7 +320,15 @@ func (g *Gateway) openJournal(ctx context.Context, fail func(error)) (end func()
 		}
 	}()
 	g.settle(life, left)
+	telling, stopTelling := context.WithCancel(life)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		g.tellPostponed(telling)
+	}()
 	return func() {
+		stopTelling()
+		<-told
 		g.awaitDepartures(stop)
 		flushing, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		if err := g.presence.out.Flush(flushing); err != nil {
@@ -348,7 +366,8 @@ func (g *Gateway) drain() {
 		if ahead := span*time.Duration(i)/time.Duration(len(all)) - time.Since(begun); ahead > time.Millisecond {
 			time.Sleep(ahead)
 		}
-		c.end(ending{code: statusServiceRestart, reason: "the gateway ends; come back and resume from the last id"})
+		again := retryLeast + rand.Int64N(retrySpread) //nolint:gosec // spread, not secrecy
+		c.end(ending{code: statusServiceRestart, reason: fmt.Sprintf("the gateway ends; come back after %d ms, and resume from the last id", again)})
 	}
 	select {
 	case <-g.ended:

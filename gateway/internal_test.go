@@ -290,10 +290,17 @@ func TestConfig(t *testing.T) {
 		"key":           {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "VehicleID"}} }, `endpoints./a.key: "VehicleID" does not say`},
 		"key reserved":  {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "query:Since"}} }, `endpoints./a.key: "query:Since" is taken`},
 		"key malformed": {func(c *Config) { c.Endpoints = map[string]Endpoint{"/a": {From: "x", Key: "query:a b"}} }, "endpoints./a.key:"},
-		"ping":          {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
-		"queue":         {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
-		"connections":   {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
-		"drain":         {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
+		"slow": {func(c *Config) {
+			c.Endpoints = map[string]Endpoint{"/a": {From: "x", Slow: "newest"}, "/b": {From: "x", Slow: "drop_oldest"}, "/c": {From: "x", Slow: "newest_per_key"}, "/d": {From: "x", Slow: "disconnect"}}
+		}, `endpoints./a.slow: "newest" is not known; write disconnect, drop_oldest or newest_per_key`},
+		"slow messages": {func(c *Config) {
+			c.Endpoints = map[string]Endpoint{"/a": {Messages: true, Slow: "disconnect"}}
+		}, `endpoints./a.slow: "disconnect" has no effect here`},
+		"ping":         {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
+		"queue":        {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
+		"connections":  {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
+		"drain":        {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
+		"replay cache": {func(c *Config) { c.ReplayCache = -1 }, "replay_cache: -1 bytes are out of range"},
 	} {
 		c := valid()
 		if name != "fine" {

@@ -3,8 +3,6 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"io"
 	"slices"
@@ -274,11 +272,4 @@ func appendErrorV1(dst []byte, name string, err error) []byte {
 
 func wrongMessage(format string, args ...any) error {
 	return millrace.Errorf(millrace.Invalid, "read a message", format, args...)
-}
-
-// newConnectionID returns a name for a connection that cannot be guessed. It has the form of API Gateway's.
-func newConnectionID() string {
-	var random [11]byte
-	_, _ = rand.Read(random[:]) // never fails
-	return base64.URLEncoding.EncodeToString(random[:])
 }

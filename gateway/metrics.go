@@ -10,17 +10,20 @@ import (
 
 // Metrics of the gateway. The label protocol is plain, millrace.v1 or sse.
 type Metrics struct {
-	connections *prometheus.GaugeVec     // endpoint, protocol
-	connects    *prometheus.CounterVec   // endpoint, protocol
-	refused     *prometheus.CounterVec   // status
-	events      *prometheus.CounterVec   // endpoint, protocol
-	bytes       *prometheus.CounterVec   // endpoint, protocol
-	cut         *prometheus.CounterVec   // reason
-	gaps        *prometheus.CounterVec   // endpoint
-	replays     *prometheus.CounterVec   // endpoint
-	replaying   prometheus.Gauge         //
-	queued      prometheus.Gauge         //
-	lag         *prometheus.HistogramVec // endpoint
+	connections  *prometheus.GaugeVec     // endpoint, protocol
+	connects     *prometheus.CounterVec   // endpoint, protocol
+	refused      *prometheus.CounterVec   // status
+	events       *prometheus.CounterVec   // endpoint, protocol
+	bytes        *prometheus.CounterVec   // endpoint, protocol
+	cut          *prometheus.CounterVec   // reason
+	gaps         *prometheus.CounterVec   // endpoint
+	dropped      *prometheus.CounterVec   // endpoint
+	replays      *prometheus.CounterVec   // endpoint
+	replaying    prometheus.Gauge         //
+	replayBlocks *prometheus.CounterVec   // from
+	replayCache  prometheus.Gauge         //
+	queued       prometheus.Gauge         //
+	lag          *prometheus.HistogramVec // endpoint
 
 	auth   *auth.Metrics
 	limits *limit.Metrics
@@ -45,9 +48,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"silent (no pong), protocol (malformed frames), gap (a plain connection cannot be told), unavailable (the stream), "+
 			"unauthorized (the token has expired, or none came).", "reason"),
 		gaps:    counter("gaps_total", "Gaps that clients were told of.", "endpoint"),
+		dropped: counter("dropped_total", "Events handed to connections and dropped again: the client was too slow.", "endpoint"),
 		replays: counter("replays_total", "Connections that resumed from a position or a time.", "endpoint"),
 		replaying: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "millrace_gateway_replaying", Help: "Connections that have not caught up with the stream yet.",
+		}),
+		replayBlocks: counter("replay_blocks_total", "Blocks for connections that resume: from the stream, once for all who "+
+			"need them at that time, and from the cache, once for each connection.", "from"),
+		replayCache: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "millrace_gateway_replay_cache_bytes", Help: "Memory that is taken by recent blocks and what was made of them.",
 		}),
 		queued: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "millrace_gateway_queue_bytes", Help: "Bytes that wait for sockets, over all connections.",
@@ -59,8 +68,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"endpoint"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, m.connects, m.refused, m.events, m.bytes, m.cut, m.gaps, m.replays,
-			m.replaying, m.queued, m.lag)
+		reg.MustRegister(m.connections, m.connects, m.refused, m.events, m.bytes, m.cut, m.gaps, m.dropped, m.replays,
+			m.replaying, m.replayBlocks, m.replayCache, m.queued, m.lag)
 	}
 	return m
 }
@@ -79,10 +88,20 @@ const (
 	cutUnauthorized cutReason = "unauthorized"
 )
 
+// Forget removes the metrics of an endpoint that is gone for good.
+func (m *Metrics) Forget(endpoint string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.connections, m.connects, m.events, m.bytes, m.gaps, m.dropped, m.replays, m.lag,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"endpoint": endpoint})
+	}
+}
+
 // measure looks up the instances of an endpoint's metrics.
 func (e *endpoint) measure(m *Metrics) {
 	e.lag = m.lag.WithLabelValues(e.path)
 	e.gaps = m.gaps.WithLabelValues(e.path)
+	e.dropped = m.dropped.WithLabelValues(e.path)
 	e.replays = m.replays.WithLabelValues(e.path)
 	for f := range formsCount {
 		p := f.protocol()

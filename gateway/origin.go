@@ -36,7 +36,7 @@ func withPort(host, scheme string) string {
 
 // checkOrigin answers a request from a page that may not connect, and says with CORS headers that one
 // that may, may read. It returns false if the request is answered.
-func (g *Gateway) checkOrigin(w http.ResponseWriter, r *http.Request) bool {
+func (g *Gateway) checkOrigin(w http.ResponseWriter, r *http.Request, e *endpoint) bool {
 	w.Header().Add("Vary", "Origin")
 	origin := r.Header.Get("Origin")
 	if origin == "" {
@@ -47,14 +47,21 @@ func (g *Gateway) checkOrigin(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	w.Header().Set("Access-Control-Allow-Origin", origin)
+	if e.auth != nil && e.auth.UsesCookie() {
+		w.Header().Set("Access-Control-Allow-Credentials", "true")
+	}
 	return true
 }
 
-// preflight answers a browser that asks whether a script may send Last-Event-ID.
-func preflight(w http.ResponseWriter) {
+// preflight answers a browser that asks whether a script may send Last-Event-ID, or its token.
+func preflight(w http.ResponseWriter, e *endpoint) {
 	h := w.Header()
+	headers := "Last-Event-ID, Cache-Control"
+	if e.auth != nil {
+		headers += ", " + e.auth.TokenHeader()
+	}
 	h.Set("Access-Control-Allow-Methods", "GET")
-	h.Set("Access-Control-Allow-Headers", "Last-Event-ID, Cache-Control")
+	h.Set("Access-Control-Allow-Headers", headers)
 	h.Set("Access-Control-Max-Age", "600")
 	w.WriteHeader(http.StatusNoContent)
 }

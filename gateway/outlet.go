@@ -28,9 +28,10 @@ type outlet struct {
 	opening  bool          // the response's head is being written: frames wait
 	draining bool          // a goroutine writes what waits
 	finished bool          // done has been called
-	big      []byte        // one frame, shared
 	busy     bool          // drainBlocking is writing big
+	big      []byte        // one frame, shared
 	queue    []byte        // whole frames, after big
+	line     *line         // frames after queue, of which events may be dropped; nil: there are none
 	off      int           // bytes of big, or of queue if there is no big, that the socket has taken
 	inflight int           // bytes that drainBlocking is writing; whole frames, before queue
 	wrote    int64         // when the socket last took something, by flows.clock
@@ -63,7 +64,13 @@ const (
 )
 
 // waiting returns the bytes that wait for the socket; mu is held.
-func (o *outlet) waiting() int { return len(o.big) + len(o.queue) - o.off + o.inflight }
+func (o *outlet) waiting() int {
+	waiting := len(o.big) + len(o.queue) - o.off + o.inflight
+	if o.line != nil {
+		waiting += o.line.bytes
+	}
+	return waiting
+}
 
 // backlog returns the bytes that wait, and when the socket last took something.
 func (o *outlet) backlog() (bytes int, wrote int64) {
@@ -73,14 +80,17 @@ func (o *outlet) backlog() (bytes int, wrote int64) {
 }
 
 // send hands over whole frames. shared says that b is never changed again.
-func (o *outlet) send(b []byte, shared bool) verdict {
+func (o *outlet) send(b []byte, shared bool) verdict { return o.sendEvents(b, shared, nil) }
+
+// sendEvents is send for events that may be dropped, if c is not nil; they are never refused.
+func (o *outlet) sendEvents(b []byte, shared bool, c *cargo) verdict {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.put(b, shared)
+	return o.put(b, shared, c)
 }
 
-// put is send; mu is held.
-func (o *outlet) put(b []byte, shared bool) verdict {
+// put is sendEvents; mu is held.
+func (o *outlet) put(b []byte, shared bool, c *cargo) verdict {
 	if o.state != open {
 		return gone
 	}
@@ -99,30 +109,40 @@ func (o *outlet) put(b []byte, shared bool) verdict {
 		if n == len(b) {
 			return sent
 		}
-	case waiting > 0 && o.over(b):
+	case waiting > 0 && (o.over(b) || c.conflates()):
 		// The drainer may not have run since the socket has room again: look before giving up.
 		if direct && !o.flush() {
 			return gone
 		}
-		if o.waiting() > 0 && o.over(b) {
+		if c == nil && o.waiting() > 0 && o.over(b) && !o.giveWay(b) {
 			return refused
 		}
 	}
-	o.enqueue(b, n, shared)
+	if c == nil && o.line == nil {
+		o.enqueue(b, n, shared)
+	} else {
+		o.lineUp(b, n, shared, c)
+	}
 	if !o.draining && !o.opening {
 		o.drain()
 	}
 	return queued
 }
 
-// over says whether b is too much for the queue. A large frame in front of it does not count, or the
-// next event would end the connection; mu is held.
-func (o *outlet) over(b []byte) bool {
+// over says whether b is too much for the queue; mu is held.
+func (o *outlet) over(b []byte) bool { return o.behind()+len(b) > o.limit }
+
+// behind returns what counts against the limit. A large frame that the socket is taking does not, or the next
+// event would end the connection. mu is held.
+func (o *outlet) behind() int {
 	behind := len(o.queue) + o.inflight
 	if o.big == nil {
 		behind -= o.off
 	}
-	return behind+len(b) > o.limit
+	if o.line != nil {
+		behind += o.line.cost
+	}
+	return behind
 }
 
 // enqueue keeps b, of which the socket has taken n bytes; n > 0 only if nothing waits. mu is held.
@@ -157,6 +177,15 @@ func (o *outlet) flush() bool {
 		front := o.queue
 		if o.big != nil {
 			front = o.big
+		}
+		if len(front) == 0 {
+			if more, err := o.flushLine(); err != nil {
+				o.shut()
+				return false
+			} else if !more {
+				return true
+			}
+			continue
 		}
 		n, err := writeNow(o.raw, front[o.off:])
 		if err != nil {
@@ -276,8 +305,12 @@ func (o *outlet) drainBlocking() {
 	for o.state != closed && o.waiting() > 0 {
 		front := o.big
 		if front == nil {
-			front, o.queue = o.queue, nil
-			o.inflight = len(front)
+			if front, o.queue = o.queue, nil; len(front) == 0 {
+				front = o.next()
+			}
+			if o.big == nil {
+				o.inflight = len(front)
+			}
 		}
 		o.busy = o.big != nil
 		o.mu.Unlock()
@@ -303,7 +336,9 @@ func (o *outlet) follow(b []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.waiting() == 0 {
-		o.put(b, false)
+		o.put(b, false, nil)
+	} else if o.state == open && o.line != nil {
+		o.lineUp(b, 0, false, nil)
 	} else if o.state == open {
 		o.enqueue(b, 0, false)
 	}
@@ -354,7 +389,11 @@ func (o *outlet) finish(last []byte, drop bool, deadline time.Time) bool {
 			last = nil
 		}
 	}
-	o.queue = append(o.queue, last...)
+	if o.line != nil {
+		o.line.append(newParcel(last, false, o.limit))
+	} else {
+		o.queue = append(o.queue, last...)
+	}
 	o.flows.queued(len(last))
 	o.state = closing
 	o.proceed()
@@ -364,6 +403,7 @@ func (o *outlet) finish(last []byte, drop bool, deadline time.Time) bool {
 // dropQueue drops what waits but for the rest of a frame that is half written; mu is held.
 func (o *outlet) dropQueue() {
 	before := o.waiting()
+	o.line = nil
 	switch {
 	case o.big != nil && (o.off > 0 || o.busy):
 		o.queue = nil
@@ -402,7 +442,7 @@ func (o *outlet) shut() {
 	}
 	o.flows.queued(-o.waiting())
 	o.state = closed
-	o.big, o.queue, o.off, o.inflight = nil, nil, 0, 0
+	o.big, o.queue, o.line, o.off, o.inflight = nil, nil, nil, 0, 0
 	o.emptied()
 	abort(o.conn)
 }

@@ -166,7 +166,7 @@ func TestHolding(t *testing.T) {
 		var f flows
 		o, balance := newOutlet(server, &f, 1000)
 		c := &connection{out: outlet{}}
-		s := &subscription{c: c}
+		s := &subscription{c: c, endpoint: &endpoint{}}
 		var numbers []int
 		var reading sync.WaitGroup
 		reading.Go(func() { numbers, _ = readAll(t, client, rand.New(rand.NewPCG(1, 1))) })

@@ -122,26 +122,81 @@ func (g *Gateway) settle(ctx context.Context, records []record) {
 	}
 	g.logger.Info("gateway: connections of an earlier run are gone", "connections", len(records))
 	for _, r := range records {
-		g.departures.Go(func() {
-			r.Code, r.Reason = int(statusAbnormal), "the gateway has died"
-			g.depart(ctx, r, time.Now())
-		})
+		r.Code, r.Reason = int(statusAbnormal), "the gateway has died"
+		g.tell(ctx, departure{r, time.Now()})
+	}
+}
+
+// departure is the end of a connection, which those concerned have yet to be told of.
+type departure struct {
+	record record
+	at     time.Time
+}
+
+// mostPostponed bounds the departures that wait for a place among those that are being told, some 500 bytes each. Beyond
+// it they are left for the next start.
+const mostPostponed = 1 << 17
+
+// tell tells those concerned without waiting for them, or later if too many are being told already.
+func (g *Gateway) tell(ctx context.Context, d departure) {
+	if e := g.endpoints[d.record.Endpoint]; d.record.API != nil && e != nil && e.api != nil && e.deliverer.Room() == 0 {
+		g.postpone(d)
+		return
+	}
+	g.departures.Go(func() { g.depart(ctx, d) })
+}
+
+// postpone keeps a departure for tellPostponed.
+func (g *Gateway) postpone(d departure) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.postponed) >= mostPostponed {
+		g.logger.Warn("gateway: $disconnect is left for the next start: too many wait", "connection", d.record.Connection)
+		return
+	}
+	g.postponed = append(g.postponed, d)
+}
+
+// tellPostponed tells what was postponed, as there is room, until ctx ends. What is left then is told after the next
+// start.
+func (g *Gateway) tellPostponed(ctx context.Context) {
+	const every = 250 * time.Millisecond
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		g.mu.Lock()
+		all := g.postponed
+		g.postponed = nil
+		g.mu.Unlock()
+		for _, d := range all {
+			g.tell(g.life, d) // or postpones it again
+		}
 	}
 }
 
 // depart tells $disconnect, if there is one, and the journal that a connection is gone. What cannot be told
 // before ctx ends is left for the next start.
-func (g *Gateway) depart(ctx context.Context, r record, at time.Time) {
+func (g *Gateway) depart(ctx context.Context, d departure) {
+	r := d.record
 	if e := g.endpoints[r.Endpoint]; r.API != nil && e != nil && e.api != nil {
 		if err := e.deliverer.Deliver(ctx, *r.API, r.Code, r.Reason); err != nil {
-			g.logger.Debug("gateway: $disconnect is left for later", "connection", r.Connection, "error", err)
+			if ctx.Err() == nil {
+				g.postpone(d)
+				return
+			}
+			g.logger.Debug("gateway: $disconnect is left for the next start", "connection", r.Connection, "error", err)
 			return
 		}
 	}
 	if g.presence == nil {
 		return
 	}
-	if err := g.presence.gone(ctx, r, at); err != nil && ctx.Err() == nil {
+	if err := g.presence.gone(ctx, r, d.at); err != nil && ctx.Err() == nil {
 		g.logger.Warn("gateway: the end of a connection is not written", "connection", r.Connection, "error", err)
 	}
 }
@@ -176,6 +231,5 @@ func (g *Gateway) departing(c *connection, e ending) {
 	if r.Code, r.Reason = int(e.code), e.reason; e.code == 0 {
 		r.Code = 1005 // a close frame without a code
 	}
-	at := g.now()
-	g.departures.Go(func() { g.depart(g.life, r, at) })
+	g.tell(g.life, departure{r, g.now()})
 }

@@ -210,7 +210,7 @@ func TestGapInReplay(t *testing.T) {
 	clock := millracetest.NewClock()
 	s := memory.New("crossings", memory.Options{Now: clock.Now, Retention: memory.Retention{Age: time.Hour}})
 	w := newWriter(t, s)
-	server := serve(t, s, nil)
+	server := serve(t, s, func(c *gateway.Config, _ *gateway.Options) { c.ReplayCache = 0 }) // or it would still have them
 	c := server.dial(t, "/vehicles", v1)
 	first := c.live().ID
 	w.put("42", `"old"`)

@@ -43,6 +43,7 @@ type batch struct {
 	used   []*rendering // in this pass
 	spare  [][]byte     // buffers of renderings that are not in use
 	text   []byte       // scratch: a message before it is compressed
+	keyring
 }
 
 // run is where the events of a block begin in a batch.
@@ -69,6 +70,7 @@ func (b *batch) reset() {
 	clear(b.runs) // of the blocks' names
 	b.used, b.runs = b.used[:0], b.runs[:0]
 	b.events, b.size, b.given = 0, 0, false
+	b.keyring.reset()
 	b.pass++
 }
 

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace"
@@ -16,10 +18,10 @@ import (
 // replay brings one subscription from its positions to the live edge of its feed, and lets it join
 // there.
 //
-// It reads the stream by itself, partition after partition, up to the places that the feed has come
-// to, at the pace of its client: nothing is read while the queue is not empty, so a slow client is not
-// cut for being slow, and its replay never takes more memory than a queue. While it waits for the
-// client it holds no slot, so that slow clients do not keep others from reading.
+// It goes through the history, partition after partition, up to the places that the feed has come to, at
+// the pace of its client: it waits while the queue is not empty, so a slow client is not cut for being
+// slow, and its replay never takes more memory than a queue. While it waits it holds no slot and nothing
+// of the history, so that slow clients do not keep others from theirs.
 //
 // One that begins with the newest event of each key takes those rows of the feed's table, and the places of
 // that moment, together; it sends the rows, without ids, and goes on from the places as from any others.
@@ -38,16 +40,13 @@ type replay struct {
 	confirmed []bool              // at is known to be a position of this stream
 	notBefore time.Time           // blocks stored earlier are left out
 	rows      []*table.Row        // to be sent first
-	reader    block.Reader
-	match     *expr.Evaluator // of the filter; nil without one
-	shown     map[string]bool // by key: whether the client has it inside its area, as far as is known
-	fresh     bool            // what is not in shown, the client does not have
-	before    *area           // what the client saw until now; nil: nothing
-	done      chan struct{}   // closed when run has ended
-	ids       idText
-	buf       []byte // frames of one block that are not handed over yet
-	text      []byte // scratch
-	events    int    // in buf
+	match     *expr.Evaluator     // of the filter; nil without one
+	shown     map[string]bool     // by key: whether the client has it inside its area, as far as is known
+	fresh     bool                // what is not in shown, the client does not have
+	before    *area               // what the client saw until now; nil: nothing
+	done      chan struct{}       // closed when run has ended
+	*scratch                      // nil while it waits
+	events    int                 // in buf
 }
 
 // maxShown bounds what a replay remembers of objects inside areas. Beyond it a client may be told that objects
@@ -69,7 +68,7 @@ func newReplay(s *subscription) *replay {
 
 // Bounds of one turn at reading a stream.
 const (
-	replaySlots = 16                     // connections that read at the same time
+	replaySlots = 16                     // connections that go through the history at the same time
 	turnTime    = 100 * time.Millisecond // after it others have their turn
 	readTimeout = 10 * time.Second       // a read that must yield something and does not
 )
@@ -171,7 +170,11 @@ func (r *replay) goLive() (live bool, next *replay) {
 // latest sends the rows of the table with which the subscription begins.
 func (r *replay) latest(ctx context.Context) error {
 	rows := r.rows
-	r.rows = nil
+	if r.rows = nil; len(rows) == 0 {
+		return nil
+	}
+	r.begin()
+	defer r.rest()
 	slices.SortFunc(rows, func(a, b *table.Row) int {
 		return cmp.Or(cmp.Compare(a.Partition, b.Partition), a.At.Compare(b.At))
 	})
@@ -230,7 +233,7 @@ func (r *replay) show(key string, inside bool) {
 // catchUp reads every partition up to its place.
 func (r *replay) catchUp(ctx context.Context, places []millrace.Position) error {
 	for _, i := range r.s.parts {
-		if err := r.confirm(ctx, i); err != nil {
+		if err := r.confirm(ctx, i, places[i]); err != nil {
 			return err
 		}
 		for !r.reached(i, places[i]) {
@@ -262,8 +265,9 @@ func (r *replay) reached(i int, place millrace.Position) bool {
 // confirm finds out whether a client's position beyond the end of the stream is a gap, since a position
 // that is not behind the feed's place is not read from. It may have to wait for the next block, and so
 // takes no slot.
-func (r *replay) confirm(ctx context.Context, i int) error {
-	if r.confirmed[i] {
+func (r *replay) confirm(ctx context.Context, i int, place millrace.Position) error {
+	if r.confirmed[i] || r.at[i].Compare(place) <= 0 {
+		r.confirmed[i] = true // or it is older: then reading from it says so
 		return nil
 	}
 	name := r.feed.parts[i].Name
@@ -272,7 +276,7 @@ func (r *replay) confirm(ctx context.Context, i int) error {
 		return err
 	}
 	if r.at[i].Compare(end) <= 0 || beginsAfter(r.at[i], end) {
-		r.confirmed[i] = true // or it is older: then reading from it says so
+		r.confirmed[i] = true
 		return nil
 	}
 	for _, err := range r.feed.stream.Read(ctx, name, r.at[i]) {
@@ -298,7 +302,9 @@ func beginsAfter(p, end millrace.Position) bool {
 	return !end.IsStart() && millrace.BlockName(incarnation, n-1) == end.Block
 }
 
-// turn reads a partition up to place, until the client's socket is full or the time is over.
+// turn goes through a partition up to place, until the client's socket is full, the time is over, or something
+// must be read: then all the others have their turn first, so that those who have come to the same place
+// wait for the same reading, and it still is there when the last of them needs it.
 func (r *replay) turn(ctx context.Context, i int, place millrace.Position) error {
 	select {
 	case r.slots <- struct{}{}:
@@ -306,123 +312,216 @@ func (r *replay) turn(ctx context.Context, i int, place millrace.Position) error
 		return errGone
 	}
 	defer func() { <-r.slots }()
+	r.begin()
+	defer r.rest()
 	until := time.Now().Add(turnTime)
-	name := r.feed.parts[i].Name
-	reading, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	for sb, err := range r.feed.stream.Read(reading, name, r.at[i]) {
-		var gap *millrace.Gap
-		full := false
-		switch {
-		case errors.As(err, &gap):
-			r.gap(i, gap)
-		case ctx.Err() != nil:
-			return errGone
-		case err != nil && reading.Err() != nil:
-			// Nothing came: what was left before place has been trimmed, or reading hangs.
-			_, end, failed := r.feed.stream.Bounds(ctx, name)
-			if failed != nil || r.at[i].Compare(end) < 0 {
-				return err
-			}
-			r.at[i] = place
-		case err != nil:
-			return err
-		default:
-			if full, err = r.block(ctx, i, sb, place); err != nil {
-				return err
-			}
-		}
-		if full || r.reached(i, place) || time.Now().After(until) {
+	for first := true; ; first = false {
+		w, found := r.feed.parts[i].shelf.find(r.at[i])
+		if !found && !first {
 			return nil
 		}
+		if !found {
+			var err error
+			if w, err = r.read(ctx, i, place); err != nil || w.stretch == nil {
+				return err
+			}
+		} else {
+			r.feed.history.fromCache.Add(float64(w.blocksBetween(r.at[i], place)))
+		}
+		full, err := r.pass(ctx, i, &w, place)
+		if err != nil || full || r.reached(i, place) || time.Now().After(until) {
+			return err
+		}
 	}
-	return millrace.Errorf(millrace.Unavailable, "replay", "partition %s of %q ends before %s: the stream is closed",
-		name, r.feed.stream.Name(), place)
 }
 
-// block sends the events of a block that lie beyond r.at and not beyond place. full says that the
-// client's socket does not take more for now; r.at is where to go on.
-func (r *replay) block(ctx context.Context, i int, sb millrace.StoredBlock, place millrace.Position) (full bool, err error) {
-	begin, end, last := sb.Skip(r.at[i]), int(sb.Header.Events), sb.At
+// read has the stream read from where the replay is. No window says that there is nothing up to place any more.
+func (r *replay) read(ctx context.Context, i int, place millrace.Position) (window, error) {
+	p := r.feed.parts[i]
+	got, err := p.shelf.fetch(ctx, r.at[i], place)
 	switch {
-	case sb.At.Block > place.Block: // there is nothing up to place any more
-		begin, last = end, place
-	case sb.At.Block == place.Block && int(place.Event) < end:
-		end, last = int(place.Event), place
+	case err != nil:
+		return window{}, err
+	case got.late:
+		// What was left before place has been trimmed, or reading hangs.
+		_, end, err := r.feed.stream.Bounds(ctx, p.Name)
+		if err != nil || r.at[i].Compare(end) < 0 {
+			return window{}, got.err
+		}
+		r.at[i] = place
+		return window{}, nil
+	case got.err != nil:
+		return window{}, got.err
+	case got.gap != nil:
+		r.gap(i, got.gap)
+		if r.reached(i, place) {
+			return window{}, nil
+		}
 	}
-	if begin >= end || sb.Stored.Before(r.notBefore) {
+	return got.window, nil
+}
+
+// pass sends the events of a window that lie beyond r.at and not beyond place. full says that the
+// client's socket does not take more for now; r.at is where to go on.
+func (r *replay) pass(ctx context.Context, i int, w *window, place millrace.Position) (full bool, err error) {
+	n, end, last := w.events(r.at[i]), w.events(place), w.end()
+	if last.Compare(place) > 0 {
+		last = place
+	}
+	for b := w.block(n); n < end && w.blocks[b].Stored.Before(r.notBefore); b++ {
+		n = w.starts[b+1]
+	}
+	if n >= end {
 		r.at[i] = last
 		return false, nil
 	}
-	err = r.reader.Reset(sb.Raw)
-	if err == nil {
-		err = r.reader.Load(block.Keys)
+	if x := r.written(w); x != nil {
+		return r.share(ctx, i, w, x, n, end, last)
 	}
-	r.setIDs(i, sb.At.Block)
-	r.buf, r.events = r.buf[:0], 0
+	return r.write(ctx, i, w, n, end, last)
+}
+
+// written returns the window's events as they are written for all, if the client wants them all.
+func (r *replay) written(w *window) *written {
+	if len(r.s.keys) > 0 || r.s.prefix != "" || r.match != nil || r.s.area != nil {
+		return nil
+	}
+	return w.writtenIn(r.s.dialect)
+}
+
+// share sends the events from n up to end, which is at last.
+func (r *replay) share(ctx context.Context, i int, w *window, x *written, n, end int, last millrace.Position) (full bool, err error) {
+	for n < end {
+		m := x.until(n, end, r.c.out.limit/2)
+		frames := x.frames[x.starts[n]:x.starts[m]]
+		if len(frames) > r.c.out.limit {
+			frames = bytes.Clone(frames) // given away, and no more than that is held by a slow client
+		}
+		if full, err = r.give(ctx, frames, m-n); err != nil {
+			return false, err
+		}
+		if r.at[i], n = w.position(m-1), m; full {
+			return true, nil
+		}
+	}
+	r.at[i] = last
+	return false, nil
+}
+
+// write writes the events from n up to end, which is at last, that are for the client, and sends them.
+func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last millrace.Position) (full bool, err error) {
 	sections := block.IDs | block.Data
 	if r.match != nil {
 		sections |= r.s.filter.Needs()
 	}
-	for k := begin; k < end && err == nil; k++ {
-		if !r.s.wantsKey(r.reader.Key(k)) {
-			continue
-		}
-		if err = r.reader.Load(sections); err != nil {
-			break
-		}
-		put := r.judge(k)
-		if put == nil {
-			continue
-		}
-		if more := len(r.reader.Data(k)) + eventOverhead; len(r.buf) > 0 && len(r.buf)+more > r.c.out.limit/2 {
-			if full, err := r.flush(ctx, i, sb.Position(k-1)); full || err != nil {
-				return full, err
+	var only []int32
+	if len(r.s.keys) > 0 {
+		if x := w.indexed(); x != nil {
+			only = x.find(r.only[:0], w, r.s.keys, n, end)
+			if r.only = only; len(only) == 0 {
+				r.at[i] = last
+				return false, nil
 			}
 		}
-		put(k)
-		r.events++
 	}
-	if err != nil { // of a section, before anything was made of it
-		r.c.gateway.logger.Error("gateway: a block is left out", "stream", r.feed.stream.Name(),
-			"partition", r.feed.parts[i].Name, "block", sb.At.Block, "error", err)
-		r.gap(i, &millrace.Gap{After: r.at[i], First: last, Reason: unreadable})
-		return false, nil
+	b, entered := w.block(n), false
+	for j := 0; n < end; j++ {
+		if only != nil {
+			if j == len(only) {
+				break
+			}
+			n = int(only[j])
+		}
+		for ; n >= w.starts[b+1]; b++ {
+			entered = false
+		}
+		p, k := w.blocks[b], n-w.starts[b]
+		if err = p.load(w.stretch, block.Keys); err == nil && r.s.wantsKey(p.reader.Key(k)) {
+			err = p.load(w.stretch, sections)
+		} else if err == nil {
+			n++
+			continue
+		}
+		if err != nil { // before anything was made of the block
+			return r.skip(ctx, i, w, b, last, err)
+		}
+		if !entered {
+			entered = true
+			r.setIDs(i, p.At.Block)
+		}
+		if what := r.judge(p.reader, k); what != nothing {
+			if more := len(p.reader.Data(k)) + eventOverhead; len(r.buf) > 0 && len(r.buf)+more > r.c.out.limit/2 {
+				if full, err = r.flush(ctx, i, w.position(n-1)); full || err != nil {
+					return full, err
+				}
+			}
+			r.add(p.reader, k, what)
+		}
+		n++
 	}
 	return r.flush(ctx, i, last)
 }
 
-// judge returns how the k-th event of the block is written for the client, nil if it is not.
-func (r *replay) judge(k int) func(k int) {
-	matches := r.match == nil || r.match.Match(&r.reader, k)
+// skip leaves out the b-th block, up to last, because it cannot be read.
+func (r *replay) skip(ctx context.Context, i int, w *window, b int, last millrace.Position, why error) (full bool, err error) {
+	at := r.at[i]
+	if b > 0 && w.blocks[b-1].At.Compare(at) > 0 {
+		at = w.blocks[b-1].At
+	}
+	if full, err = r.flush(ctx, i, at); full || err != nil {
+		return full, err
+	}
+	if end := w.blocks[b].At; end.Compare(last) < 0 {
+		last = end
+	}
+	r.c.gateway.logger.Error("gateway: a block is left out", "stream", r.feed.stream.Name(),
+		"partition", r.feed.parts[i].Name, "block", last.Block, "error", why)
+	r.gap(i, &millrace.Gap{After: at, First: last, Reason: unreadable})
+	return false, nil
+}
+
+// put is what a client is told of an event.
+type put uint8
+
+const (
+	nothing put = iota
+	whole
+	left // only that its object has left the area
+)
+
+// judge returns what the client is told of the k-th event of a block.
+func (r *replay) judge(b *block.Reader, k int) put {
+	matches := r.match == nil || r.match.Match(b, k)
 	if r.s.area == nil {
 		if matches {
-			return r.write
+			return whole
 		}
-		return nil
+		return nothing
 	}
-	p, inside := r.s.endpoint.areas.locateSafely(r.reader.Data(k))
+	p, inside := r.s.endpoint.areas.locateSafely(b.Data(k))
 	inside = inside && matches && r.s.area.contains(p)
-	key := string(r.reader.Key(k))
+	key := string(b.Key(k))
 	had, known := r.shown[key]
 	had = had || !known && !r.fresh // a client that comes back may have it from before
-	r.show(key, inside && !r.reader.Deleted(k))
+	r.show(key, inside && !b.Deleted(k))
 	switch {
-	case inside, had && r.reader.Deleted(k):
-		return r.write
+	case inside, had && b.Deleted(k):
+		return whole
 	case had:
-		return r.writeLeft
+		return left
 	default:
-		return nil
+		return nothing
 	}
 }
 
-func (r *replay) write(k int) {
-	r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOf(&r.reader, k), uint32(k)+1, &r.ids)
-}
-
-func (r *replay) writeLeft(k int) {
-	r.buf = r.s.appendLeft(r.buf, itemOf(&r.reader, k), uint32(k)+1, &r.ids)
+// add writes an event.
+func (r *replay) add(b *block.Reader, k int, what put) {
+	if what == whole {
+		r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOf(b, k), uint32(k)+1, &r.ids)
+	} else {
+		r.buf = r.s.appendLeft(r.buf, itemOf(b, k), uint32(k)+1, &r.ids)
+	}
+	r.events++
 }
 
 // flush hands over what is written so far, which reaches up to at.
@@ -433,12 +532,21 @@ func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full b
 
 // hand hands over what is written so far.
 func (r *replay) hand(ctx context.Context) (full bool, err error) {
-	if len(r.buf) == 0 {
+	full, err = r.give(ctx, r.buf, r.events)
+	if len(r.buf) > r.c.out.limit {
+		r.buf = nil // given away
+	}
+	r.buf, r.events = r.buf[:0], 0
+	return full, err
+}
+
+// give hands over frames. If they are more than a queue may have, they are given away.
+func (r *replay) give(ctx context.Context, frames []byte, events int) (full bool, err error) {
+	if len(frames) == 0 {
 		return false, nil
 	}
-	large := len(r.buf) > r.c.out.limit
 	for {
-		switch r.c.out.send(r.buf, large) {
+		switch r.c.out.send(frames, len(frames) > r.c.out.limit) {
 		case gone:
 			return false, errGone
 		case refused: // of pongs, or of another subscription: wait, since what is written must not be lost
@@ -451,14 +559,35 @@ func (r *replay) hand(ctx context.Context) (full bool, err error) {
 		case sent:
 		}
 		t := &r.s.endpoint.traffic[r.s.form]
-		t.events.Add(float64(r.events))
-		t.bytes.Add(float64(len(r.buf)))
-		if r.buf, r.events = r.buf[:0], 0; large {
-			r.buf = nil // given away
-		}
+		t.events.Add(float64(events))
+		t.bytes.Add(float64(len(frames)))
 		return full, nil
 	}
 }
+
+// scratch is what a replay needs while it works, and not while it waits.
+type scratch struct {
+	buf  []byte // frames that are not handed over yet
+	text []byte
+	only []int32
+	ids  idText
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// begin takes a scratch, and rest gives it back.
+func (r *replay) begin() { r.scratch = scratches.Get().(*scratch) }
+
+func (r *replay) rest() {
+	if cap(r.buf) <= maxScratch {
+		r.buf = r.buf[:0]
+		scratches.Put(r.scratch)
+	}
+	r.scratch = nil
+}
+
+// maxScratch bounds the buffers that are kept for others.
+const maxScratch = 256 << 10
 
 // gap tells the client that events are gone, and goes on after them.
 func (r *replay) gap(i int, gap *millrace.Gap) {

@@ -24,12 +24,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if !g.checkOrigin(w, r) {
+	if !g.checkOrigin(w, r, e) {
 		return
 	}
 	switch {
 	case r.Method == http.MethodOptions:
-		preflight(w)
+		preflight(w, e)
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", "GET, OPTIONS")
 		g.refuse(w, http.StatusMethodNotAllowed, "an endpoint takes GET, not %.20q", r.Method)

@@ -40,7 +40,7 @@ func (g *Gateway) resume(ctx context.Context, s *subscription) (r *replay, furth
 		if s.form != plain {
 			continue
 		}
-		gap, err := firstGap(ctx, f.stream, name, r.at[i])
+		gap, err := r.firstGap(ctx, i)
 		if err != nil {
 			return nil, "", err
 		}
@@ -87,17 +87,34 @@ func seek(ctx context.Context, s millrace.Stream, partition string, t time.Time)
 	return at, nil
 }
 
-// firstGap returns the gap with which reading after at begins, nil if it begins with none.
-func firstGap(ctx context.Context, s millrace.Stream, partition string, at millrace.Position) (*millrace.Gap, error) {
-	_, end, err := s.Bounds(ctx, partition)
+// firstGap returns the gap with which reading from the replay's place begins, nil if it begins with none.
+func (r *replay) firstGap(ctx context.Context, i int) (*millrace.Gap, error) {
+	at, p, place := r.at[i], r.feed.parts[i], r.edges()[i]
+	if _, found := p.shelf.find(at); found || at == place {
+		return nil, nil //nolint:nilnil // no gap is no mistake
+	}
+	if at.Compare(place) < 0 {
+		select {
+		case r.slots <- struct{}{}:
+			defer func() { <-r.slots }()
+		case <-ctx.Done():
+			return nil, millrace.Errorf(millrace.Unavailable, "look for a gap", "%w", context.Cause(ctx))
+		}
+		got, err := p.shelf.fetch(ctx, at, place)
+		if err == nil {
+			err = got.err
+		}
+		return got.gap, err
+	}
+	_, end, err := r.feed.stream.Bounds(ctx, p.Name)
 	if err != nil || at == end || beginsAfter(at, end) {
 		return nil, err
 	}
-	for _, err := range s.Read(ctx, partition, at) {
+	for _, err := range r.feed.stream.Read(ctx, p.Name, at) {
 		if gap, ok := errors.AsType[*millrace.Gap](err); ok {
 			return gap, nil
 		}
 		return nil, err
 	}
-	return nil, nil
+	return nil, nil //nolint:nilnil // no gap is no mistake
 }

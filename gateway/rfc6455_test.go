@@ -1,12 +1,16 @@
 package gateway_test
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"crypto/tls"
-	"net"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/gateway"
 	"github.com/millrace/millrace/millracetest"
@@ -25,9 +29,8 @@ func TestWebSocketConformance(t *testing.T) {
 	t.Run("TLS", func(t *testing.T) {
 		certified := httptest.NewTLSServer(http.NotFoundHandler())
 		t.Cleanup(certified.Close)
-		address := serveOver(t, newStream(1), nil, nil, func(l net.Listener) net.Listener {
-			return tls.NewListener(l, &tls.Config{Certificates: certified.TLS.Certificates})
-		}).address
+		encrypted := tls.NewListener(listen(t), &tls.Config{Certificates: certified.TLS.Certificates})
+		address := serveOn(t, encrypted, newStream(1), nil).address
 		client := certified.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		// Sessions that are resumed: most of the time would go into handshakes of TLS.
 		client.MaxVersion, client.ClientSessionCache = tls.VersionTLS12, tls.NewLRUClientSessionCache(1)
@@ -50,5 +53,50 @@ func TestCompressionOff(t *testing.T) {
 	defer func() { _ = w.Close() }()
 	if got := w.Response.Header.Values("Sec-WebSocket-Extensions"); len(got) > 0 {
 		t.Errorf("got %q", got)
+	}
+}
+
+// An event goes out compressed to whoever has agreed on that, and as it is to the others.
+func TestCompressedEvents(t *testing.T) {
+	s := newStream(1)
+	w := newWriter(t, s)
+	server := serve(t, s, nil)
+	data := `{"pad":"` + strings.Repeat("0123456789", 300) + `"}`
+	for _, protocol := range []string{"", v1} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		header := http.Header{"Sec-Websocket-Extensions": {"permessage-deflate"}}
+		if protocol != "" {
+			header.Set("Sec-Websocket-Protocol", protocol)
+		}
+		packed, err := millracetest.DialWebSocket(ctx, "ws://"+server.address+"/vehicles", header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = packed.Close() }()
+		_ = packed.Conn.SetDeadline(time.Now().Add(patience))
+		bare := server.dial(t, "/vehicles", protocol)
+		if protocol == v1 {
+			bare.live()
+		}
+		w.put("42", data)
+		want := bare.next()
+		if !strings.Contains(want, data) {
+			t.Fatalf("got %.100s", want)
+		}
+		for {
+			f, err := packed.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Rsv == 0 {
+				continue // hello, live
+			}
+			got, err := io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(f.Payload), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff"))))
+			if err != nil || string(got) != want || f.Rsv != 4 || len(f.Payload) > len(want)/4 {
+				t.Errorf("%q: %d bytes became %d, reserved bits %d, %v", protocol, len(f.Payload), len(got), f.Rsv, err)
+			}
+			break
+		}
 	}
 }

@@ -15,6 +15,8 @@ const (
 	gapEvent   = ownEvents + "gap"
 	leftEvent  = ownEvents + "left"
 	closeEvent = ownEvents + "close"
+
+	droppedEvent = ownEvents + "dropped"
 )
 
 // comment keeps a quiet connection open.
@@ -110,9 +112,15 @@ func sseHead(h http.Header) []byte {
 	return appendRetry(head.Bytes())
 }
 
+// After how many ms a client is to come back: a random time for each, so that not all come at once.
+const (
+	retryLeast  = 1000
+	retrySpread = 2000
+)
+
 func appendRetry(dst []byte) []byte {
 	dst = append(dst, "retry: "...)
-	dst = strconv.AppendInt(dst, 1000+rand.Int64N(2000), 10) //nolint:gosec // spread, not secrecy
+	dst = strconv.AppendInt(dst, retryLeast+rand.Int64N(retrySpread), 10) //nolint:gosec // spread, not secrecy
 	return append(dst, "\n\n"...)
 }
 

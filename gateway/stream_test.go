@@ -33,9 +33,13 @@ func (b *bent) Read(ctx context.Context, partition string, after millrace.Positi
 func TestFlakyStream(t *testing.T) {
 	s := newStream(1)
 	w := newWriter(t, s)
+	var readings atomic.Int64
 	flaky := &bent{Stream: s, read: func(_ context.Context, _ bool, blocks iter.Seq2[millrace.StoredBlock, error]) iter.Seq2[millrace.StoredBlock, error] {
 		return func(yield func(millrace.StoredBlock, error) bool) {
 			n := 0
+			if readings.Add(1)%3 == 0 {
+				n = 3 // at once
+			}
 			for b, err := range blocks {
 				if n++; n == 4 {
 					yield(millrace.StoredBlock{}, millrace.Errorf(millrace.Unavailable, "read", "the connection is lost"))
@@ -47,7 +51,7 @@ func TestFlakyStream(t *testing.T) {
 			}
 		}
 	}}
-	server := serve(t, flaky, nil)
+	server := serve(t, flaky, func(c *gateway.Config, _ *gateway.Options) { c.ReplayCache = 0 })
 	live := server.dial(t, "/vehicles", v1)
 	live.live()
 	const events = 12
@@ -275,7 +279,7 @@ func TestMoreThanIsHeld(t *testing.T) {
 			blocks(yield)
 		}
 	}}
-	server := serve(t, gated, func(c *gateway.Config, _ *gateway.Options) { c.Queue = 8 << 10 })
+	server := serve(t, gated, func(c *gateway.Config, _ *gateway.Options) { c.Queue, c.ReplayCache = 8<<10, 0 })
 	live := server.dial(t, "/vehicles", v1)
 	live.live()
 	data := func(n int) string { return fmt.Sprintf(`"%d %s"`, n, strings.Repeat("x", 1000)) }

@@ -36,6 +36,7 @@ type subscription struct {
 	// What comes live while the replay still goes on is held back, up to the bound of a queue.
 	holding, spilled bool
 	held             []byte
+	kept             *line // instead of held, if events may be dropped
 
 	first, last int32 // pending events of this pass: indexes in feed.pend, plus 1
 }
@@ -67,6 +68,7 @@ type audience struct {
 	audienceKey
 	rendering *rendering
 	filter    *filter
+	index     int     // in feed.audiences
 	pending   []int32 // events of this pass, if it is selective
 }
 
@@ -166,13 +168,23 @@ func (f *feed) join(s *subscription) {
 // audience returns the audience that s belongs to; mu is held.
 func (f *feed) audience(s *subscription) *audience {
 	key := audienceKey{endpoint: s.endpoint, dialect: s.dialect, prefix: s.prefix, filter: s.filterText()}
-	i := slices.IndexFunc(f.audiences, func(a *audience) bool { return a.audienceKey == key })
-	if i >= 0 {
-		return f.audiences[i]
+	a := f.byInterest[key]
+	if a == nil {
+		a = &audience{audienceKey: key, rendering: s.rendering, filter: s.filtered, index: len(f.audiences)}
+		f.audiences = append(f.audiences, a)
+		f.byInterest[key] = a
 	}
-	a := &audience{audienceKey: key, rendering: s.rendering, filter: s.filtered}
-	f.audiences = append(f.audiences, a)
 	return a
+}
+
+// disband forgets an audience that has no members any more; mu is held.
+func (f *feed) disband(a *audience) {
+	last := len(f.audiences) - 1
+	f.audiences[a.index] = f.audiences[last]
+	f.audiences[a.index].index = a.index
+	f.audiences[last] = nil
+	f.audiences = f.audiences[:last]
+	delete(f.byInterest, a.audienceKey)
 }
 
 // leave ends what join began. Leaving twice is leaving once.
@@ -206,7 +218,7 @@ func (f *feed) remove(s *subscription) {
 	if s.area == nil && len(s.keys) == 0 {
 		a := f.audience(s)
 		if len(a.members) == 0 {
-			f.audiences = slices.DeleteFunc(f.audiences, func(b *audience) bool { return a == b })
+			f.disband(a)
 		}
 		if !a.selective() {
 			if rd.broad--; rd.broad == 0 {
@@ -280,9 +292,15 @@ func (s *subscription) passed(partition int, at millrace.Position) bool {
 }
 
 // put hands over frames of the fan-out, or holds them back. feed.mu is held.
-func (s *subscription) put(b []byte, shared bool) verdict {
+func (s *subscription) put(b []byte, shared bool) verdict { return s.putEvents(b, shared, nil) }
+
+// putEvents is put for events that may be dropped, if c is not nil.
+func (s *subscription) putEvents(b []byte, shared bool, c *cargo) verdict {
 	if !s.holding {
-		return s.c.out.send(b, shared)
+		return s.c.out.sendEvents(b, shared, c)
+	}
+	if !s.spilled && s.endpoint.drops() {
+		return s.keep(b, shared, c)
 	}
 	if s.spilled || len(s.held)+len(b) > s.c.out.limit {
 		s.drop()
@@ -300,9 +318,13 @@ func (s *subscription) hold() { s.holding, s.spilled = true, false }
 // release lets the frames that were held follow. It returns false if there were more than the limit, which
 // are gone. feed.mu is held.
 func (s *subscription) release() bool {
-	held, complete := s.held, !s.spilled
+	held, kept, complete := s.held, s.kept, !s.spilled
 	s.drop()
-	if complete {
+	switch {
+	case !complete:
+	case kept != nil:
+		s.c.out.followLine(kept)
+	default:
 		s.c.out.follow(held)
 	}
 	return complete
@@ -313,7 +335,10 @@ func (s *subscription) drop() {
 	if len(s.held) > 0 {
 		s.c.out.flows.queued(-len(s.held))
 	}
-	s.held, s.holding, s.spilled = nil, false, false
+	if s.kept != nil {
+		s.c.out.flows.queued(-s.kept.bytes)
+	}
+	s.held, s.kept, s.holding, s.spilled = nil, nil, false, false
 }
 
 // filter is a filter that at least one subscription uses, and what it says of the events of this pass.

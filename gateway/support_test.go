@@ -101,19 +101,27 @@ type server struct {
 // serve runs a gateway with one endpoint /vehicles over a stream, until the test ends or stop is called.
 func serve(t testing.TB, s millrace.Stream, change func(*gateway.Config, *gateway.Options)) *server {
 	t.Helper()
-	return serveOver(t, s, nil, change, func(l net.Listener) net.Listener { return l })
+	return serveOn(t, listen(t), s, change)
 }
 
-// serveKeeping is serve for a test that needs the gateway itself.
-func serveKeeping(t testing.TB, s millrace.Stream, kept **gateway.Gateway, change func(*gateway.Config, *gateway.Options)) *server {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
-	return serveOver(t, s, kept, change, func(l net.Listener) net.Listener { return l })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
-// serveOver is serve over a listener that is made of the one for TCP.
-func serveOver(
-	t testing.TB, s millrace.Stream, kept **gateway.Gateway, change func(*gateway.Config, *gateway.Options),
-	over func(net.Listener) net.Listener,
+// serveOn is serve on a listener.
+func serveOn(t testing.TB, l net.Listener, s millrace.Stream, change func(*gateway.Config, *gateway.Options)) *server {
+	t.Helper()
+	return serveKeeping(t, l, s, nil, change)
+}
+
+// serveKeeping is serveOn for a test that needs the gateway itself.
+func serveKeeping(
+	t testing.TB, l net.Listener, s millrace.Stream, kept **gateway.Gateway, change func(*gateway.Config, *gateway.Options),
 ) *server {
 	t.Helper()
 	var c gateway.Config
@@ -130,13 +138,9 @@ func serveOver(
 	if kept != nil {
 		*kept = g
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx, over(l)) }()
+	go func() { ended <- g.Run(ctx, l) }()
 	stop := sync.OnceValue(func() error {
 		cancel()
 		return <-ended

@@ -106,14 +106,16 @@ type violation struct {
 }
 
 var (
-	tooBig  = violation{ws.StatusMessageTooBig, "messages may have 32768 bytes"}
+	tooBig  = violation{ws.StatusMessageTooBig, "the message is too large"}
 	notUTF8 = violation{ws.StatusInvalidFramePayloadData, "a text message is not UTF-8"}
 )
 
 // inbound reads what a client sends (RFC 6455, section 5), in whatever pieces it arrives. It keeps no
 // more than one message of maxMessage bytes, or, compressed, of maxDeflated.
 type inbound struct {
-	deflate bool // permessage-deflate has been negotiated
+	deflate    bool  // permessage-deflate has been negotiated
+	limit      int32 // of a message, in bytes; 0: maxMessage
+	frameLimit int32 // of a frame; 0: that of a message
 
 	head    [ws.MaxHeaderSize]byte // of the frame that is being read
 	have    uint8                  // bytes of it
@@ -236,10 +238,13 @@ func (in *inbound) begin() *violation {
 			in.kind, in.packed = h.OpCode, packed
 		}
 		limit := int64(maxMessage)
-		if in.packed {
+		switch {
+		case in.packed:
 			limit = maxDeflated
+		case in.limit > 0:
+			limit = int64(in.limit)
 		}
-		if h.Length > limit-int64(len(in.message)) {
+		if h.Length > limit-int64(len(in.message)) || in.frameLimit > 0 && h.Length > int64(in.frameLimit) {
 			return &tooBig
 		}
 	}

@@ -29,11 +29,11 @@ type TLS struct {
 	// Cert is a file (PEM) with the certificate and those between it and its root. It is read again when it
 	// changes, as are the other files: within 3 seconds, at the next connection. If what is found then is
 	// wrong, it is logged and what was good before stays.
-	Cert string `yaml:"cert,path"`
+	Cert string `yaml:"cert,path,watched"`
 	// Key is a file (PEM) with the certificate's private key.
-	Key string `yaml:"key,path"`
+	Key string `yaml:"key,path,watched"`
 	// ClientCA is a file (PEM) of authorities. If set, every client must show a certificate of one of them.
-	ClientCA string `yaml:"client_ca,path"`
+	ClientCA string `yaml:"client_ca,path,watched"`
 	// MinVersion is the oldest version of TLS that is spoken: "1.2" or "1.3". Default "1.2".
 	MinVersion string `yaml:"min_version"`
 	// ACME gets certificates, and renews them, instead of cert and key.

@@ -14,6 +14,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Feed is a server of Server-Sent Events with a history, from which it resumes by Last-Event-ID, and
@@ -100,8 +103,8 @@ type FeedOptions struct {
 	Newline string
 	// OneByte sends one byte at a time.
 	OneByte bool
-	// Gzip compresses the body.
-	Gzip bool
+	// Coding compresses the body, flushed where the feed has nothing more to send: gzip, zstd or br.
+	Coding string
 	// Preamble is sent at the beginning of each connection: a BOM, a comment, a retry field.
 	Preamble string
 	// Lifetime ends each connection properly after so long. 0: never.
@@ -272,9 +275,9 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request, number, next, past
 	w.Header().Set("Content-Type", "text/event-stream")
 	var out io.Writer = body
 	flush := func() error { return nil }
-	if f.options.Gzip {
-		w.Header().Set("Content-Encoding", "gzip")
-		z := gzip.NewWriter(body)
+	if f.options.Coding != "" {
+		w.Header().Set("Content-Encoding", f.options.Coding)
+		z := NewCompressor(body, f.options.Coding)
 		out, flush = z, z.Flush
 		defer z.Close() //nolint:errcheck // a faulty body
 	}
@@ -408,6 +411,30 @@ func (b *faultyBody) Write(p []byte) (int, error) {
 		return len(p), io.ErrShortWrite
 	}
 	return whole, nil
+}
+
+// Compressor compresses what is written. After Flush the reader can have all of it.
+type Compressor interface {
+	io.WriteCloser
+	Flush() error
+}
+
+// NewCompressor returns a compressor for a Content-Encoding: gzip, zstd or br. It panics on any other.
+func NewCompressor(w io.Writer, coding string) Compressor {
+	switch coding {
+	case "gzip":
+		return gzip.NewWriter(w)
+	case "zstd":
+		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			panic(err) // the options are constants
+		}
+		return z
+	case "br":
+		return brotli.NewWriter(w)
+	default:
+		panic(fmt.Sprintf("no compressor for %q", coding))
+	}
 }
 
 // AnswerStatus answers with a status and headers (name, value, name, value...).

@@ -105,7 +105,7 @@ func TestFeedFaultsRepeat(t *testing.T) {
 
 func TestFeedShapes(t *testing.T) {
 	feed := millracetest.NewFeed(t, millracetest.FeedOptions{
-		Newline: "\r\n", Preamble: ":hi\r\n", Gzip: true, OneByte: true, EventsEach: 1,
+		Newline: "\r\n", Preamble: ":hi\r\n", Coding: "gzip", OneByte: true, EventsEach: 1,
 	})
 	feed.Send(millracetest.FeedEvent{ID: "1", Type: "t", Data: "a\nb"}, millracetest.FeedEvent{Raw: "never sent"})
 	z, err := gzip.NewReader(get(t, feed, "").Body)

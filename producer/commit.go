@@ -64,11 +64,14 @@ func (p *Producer) Run(ctx context.Context) error {
 	})()
 
 	var ahead sync.WaitGroup
-	ahead.Go(func() { p.encodeAhead(ctx) })
+	p.mu.Lock()
+	p.goAhead = sync.OnceFunc(func() { ahead.Go(func() { p.encodeAhead(ctx) }) }) // most producers never need it
+	p.mu.Unlock()
 	defer ahead.Wait()
 	err := p.commitAll(ctx, appends)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer func() { p.config.Budget.hold(-p.queueBytes) }() // nothing is gathered or appended any more
 	if err == nil && p.err == nil {
 		p.fail(errClosed())
 		return nil
@@ -80,11 +83,19 @@ func (p *Producer) Run(ctx context.Context) error {
 // commitAll appends flush after flush. It returns nil when ctx has ended.
 func (p *Producer) commitAll(ctx, appends context.Context) error {
 	for {
+		if !p.waitForWork(ctx) {
+			return nil
+		}
+		// What has gathered is taken when it is our turn, so that what comes while we wait goes with it.
+		done := p.turn(ctx)
 		f, err := p.nextFlush(ctx)
 		if f == nil || err != nil {
+			done()
 			return err
 		}
-		if err := p.commit(ctx, appends, f); err != nil {
+		err = p.commit(ctx, appends, f)
+		done()
+		if err != nil {
 			if ctx.Err() != nil && millrace.CodeOf(err) == millrace.Unavailable {
 				return nil
 			}
@@ -95,6 +106,7 @@ func (p *Producer) commitAll(ctx, appends context.Context) error {
 		p.durable = f.calls
 		p.queueEvents -= f.events
 		p.queueBytes -= f.bytes
+		p.config.Budget.hold(-f.bytes)
 		p.metrics.queueEvents.Set(float64(p.queueEvents))
 		p.metrics.queueBytes.Set(float64(p.queueBytes))
 		p.changed.Broadcast()
@@ -103,6 +115,53 @@ func (p *Producer) commitAll(ctx, appends context.Context) error {
 		p.metrics.letters.Add(float64(f.letters))
 		p.metrics.bytes.Add(float64(f.bytes))
 		p.metrics.flushes.Inc()
+	}
+}
+
+// waitForWork waits until there is something to commit. It returns false when ctx has ended or the producer
+// failed.
+func (p *Producer) waitForWork(ctx context.Context) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.err == nil && ctx.Err() == nil {
+		if p.ready != nil || p.mayAppend() {
+			return true
+		}
+		p.changed.Wait()
+	}
+	return false
+}
+
+// queue is a stream that many producers append to, one after the other. Turn returns when it is the
+// caller's turn; done ends it.
+type queue interface {
+	Turn(ctx context.Context, partition string) (done func(), err error)
+}
+
+// turn waits for our turn at the home partition, if the stream has turns. Meanwhile a gathering that is full
+// may be encoded.
+func (p *Producer) turn(ctx context.Context) (done func()) {
+	home := p.targets[p.home]
+	q, ok := home.stream.(queue)
+	if !ok {
+		return func() {}
+	}
+	p.setTurning(true)
+	done, err := q.Turn(ctx, home.partition)
+	p.setTurning(false)
+	if err != nil { // ctx has ended, or Append will say what is wrong
+		return func() {}
+	}
+	return done
+}
+
+func (p *Producer) setTurning(turning bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.turning = turning
+	if turning && p.mayEncodeAhead() {
+		p.goAhead()
+		p.changed.Broadcast()
 	}
 }
 
@@ -120,6 +179,9 @@ func (p *Producer) nextFlush(ctx context.Context) (*flush, error) {
 		}
 		if f != nil {
 			p.ready, p.appending = nil, true
+			if p.mayEncodeAhead() {
+				p.goAhead()
+			}
 			p.changed.Broadcast()
 			return f, nil
 		}
@@ -149,11 +211,13 @@ func (p *Producer) mayAppend() bool {
 
 // mayEncodeAhead says whether what has gathered can be taken to wait for the flush in flight.
 func (p *Producer) mayEncodeAhead() bool {
-	return p.appending && !p.encoding && p.ready == nil && p.full()
+	return (p.appending || p.turning) && !p.encoding && p.ready == nil && p.full()
 }
 
 func (p *Producer) full() bool {
-	return p.gathering.bytes >= p.config.BlockBytes || p.gathering.events >= p.config.BlockEvents
+	g := p.gathering
+	return g.bytes >= p.config.BlockBytes || g.events >= p.config.BlockEvents ||
+		g.bytes >= FairShare && p.config.Budget.overdrawn()
 }
 
 // takeAndEncode makes what has gathered the next flush, lets Emit go on with the other gathering, and
@@ -174,7 +238,7 @@ func (p *Producer) takeAndEncode() error {
 	p.changed.Broadcast()
 	p.mu.Unlock()
 	err := p.encode(f, g)
-	g.reset(4 * p.config.BlockBytes)
+	g.reset()
 	p.mu.Lock()
 	p.spare, p.encoding, p.ready = g, false, f
 	p.changed.Broadcast()

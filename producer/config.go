@@ -21,6 +21,9 @@ type Config struct {
 	// Emit waits for the flush in flight. Defaults 2 MiB and 8,192; a single larger event still goes.
 	BlockBytes  int
 	BlockEvents int
+	// Budget bounds what many producers gather together; default none. While it is overdrawn each has no more
+	// than FairShare.
+	Budget *Budget
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 	// Step is called between the steps of a flush and of recovery, with the step's name, so that tests

@@ -6,7 +6,8 @@
 //
 // While one flush is being committed the next one gathers; the committer takes whatever has gathered
 // as soon as the previous flush is durable. There are no timers: at low load an event waits for one
-// append, at high load blocks grow by themselves up to Config.BlockBytes, and then Emit waits.
+// append, at high load blocks grow by themselves up to Config.BlockBytes, and then Emit waits. At a
+// stream that has turns the flush is taken when it is the producer's turn.
 //
 // Events are routed by the hash of their key to the partitions of the stream, dead letters to one
 // partition of the dead-letter stream. One flush may thus have blocks in several partitions, and

@@ -12,6 +12,7 @@ type gathering struct {
 	events  int // dead letters among them
 	letters int // dead letters
 	bytes   int
+	usual   int // bytes that flushes had lately: the most, less as it lies further back
 	cursor  []byte
 	calls   uint64 // Producer.emitted after the newest call; 0 while nothing has gathered
 }
@@ -24,17 +25,20 @@ func newGathering(targets int) *gathering {
 	return g
 }
 
-// reset makes the gathering empty and keeps the memory of ordinary flushes.
-func (g *gathering) reset(keep int) {
+// reset makes the gathering empty. It keeps the memory that flushes have needed lately: of a thousand
+// producers, each has had much to gather at some time or other.
+func (g *gathering) reset() {
+	const slack = 4 << 10 // what is worth no thought
+	usual := max(g.bytes, g.usual-g.usual/8)
 	for i, parts := range g.parts {
-		if parts[0].Size() > keep {
+		if parts[0].Held() > 4*usual+slack {
 			parts[0] = &block.Builder{}
 		}
 		parts[0].Reset()
 		clear(parts[1:])
 		g.parts[i] = parts[:1]
 	}
-	*g = gathering{parts: g.parts, cursor: g.cursor[:0]}
+	*g = gathering{parts: g.parts, cursor: g.cursor[:0], usual: usual}
 }
 
 // gather puts an event into its partition, or makes it a dead letter if it can't be stored.

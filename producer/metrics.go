@@ -41,6 +41,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes the metrics of a producer that is gone for good.
+func (m *Metrics) Forget(producer string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.events, m.bytes, m.flushes, m.letters, m.retries, m.recovered, m.appends, m.queueEvents, m.queueBytes,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"producer": producer})
+	}
+}
+
 // instruments are one producer's metrics.
 type instruments struct {
 	events, bytes, flushes, retries, recovered, letters prometheus.Counter

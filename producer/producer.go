@@ -34,6 +34,7 @@ type Producer struct {
 	gathering, spare *gathering
 	encoding         bool   // a gathering was taken and is not in ready yet
 	ready            *flush // encoded; waits for the flush that is being appended
+	turning          bool   // Run waits for its turn at the stream
 	appending        bool
 
 	flush     uint64      // number of the newest flush taken
@@ -43,10 +44,11 @@ type Producer struct {
 	emitted, durable        uint64 // calls, counted
 	queueEvents, queueBytes int    // gathered and not yet durable
 
-	stop   context.CancelFunc // ends Run; nil before it
-	done   chan struct{}      // closed when Run has ended
-	closed bool               // Close was called
-	err    error              // sticky
+	goAhead func()             // starts encodeAhead, unless it runs; set while Run runs
+	stop    context.CancelFunc // ends Run; nil before it
+	done    chan struct{}      // closed when Run has ended
+	closed  bool               // Close was called
+	err     error              // sticky
 }
 
 // target is a partition that the producer appends to.
@@ -203,9 +205,14 @@ func (p *Producer) EmitAll(ctx context.Context, events []millrace.Event, rejecti
 	}
 	p.queueEvents += g.events - events0
 	p.queueBytes += g.bytes - bytes0
+	p.config.Budget.hold(g.bytes - bytes0)
 	p.metrics.queueEvents.Set(float64(p.queueEvents))
 	p.metrics.queueBytes.Set(float64(p.queueBytes))
-	if p.mayAppend() || p.mayEncodeAhead() {
+	switch {
+	case p.mayEncodeAhead():
+		p.goAhead()
+		p.changed.Broadcast()
+	case p.mayAppend():
 		p.changed.Broadcast()
 	}
 	return p.err
@@ -222,7 +229,7 @@ func (p *Producer) moves(at millrace.Cursor) bool {
 // waitForRoom waits while the gathering is full.
 func (p *Producer) waitForRoom(ctx context.Context) error {
 	return p.wait(ctx, "emit", func() bool {
-		return p.gathering.bytes < p.config.BlockBytes && p.gathering.events < p.config.BlockEvents
+		return !p.full()
 	})
 }
 

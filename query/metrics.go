@@ -35,6 +35,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes the metrics of a query that is gone for good.
+func (m *Metrics) Forget(query string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.events, m.results, m.late, m.rejected, m.replayed, m.snapshots, m.gaps, m.lag, m.keys, m.snapshotBytes,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"query": query})
+	}
+}
+
 // instruments are one task's metrics.
 type instruments struct {
 	events, results, late, rejected, replayed, snapshots prometheus.Counter

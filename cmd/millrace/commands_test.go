@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -27,6 +28,7 @@ import (
 //	                               logs in $NAME_gateway and $NAME_admin
 //	end NAME                       interrupt it and wait; its log in NAME.log. ! end: it must fail
 //	kill9 NAME                     kill it and wait
+//	hangup NAME                    send it SIGHUP
 //	logged NAME PATTERN            wait until a line of its log matches
 //	get URL [STATUS]               ask until the answer has the status (200); the body is stdout
 func commands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
@@ -37,6 +39,7 @@ func commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 		"begin":  programs.begin,
 		"end":    programs.end,
 		"kill9":  programs.kill,
+		"hangup": programs.hangup,
 		"logged": programs.logged,
 		"get":    getCommand,
 	}
@@ -187,6 +190,10 @@ func (p *programs) kill(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(started.command.Process.Kill())
 	<-started.logged
 	_ = started.command.Wait() // it was killed
+}
+
+func (p *programs) hangup(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(p.find(ts, args[0]).command.Process.Signal(syscall.SIGHUP))
 }
 
 func (p *programs) logged(ts *testscript.TestScript, _ bool, args []string) {

@@ -24,11 +24,13 @@ import (
 
 // secrets are what examples take from the environment.
 func secrets(t *testing.T) {
-	for _, name := range []string{"MBTA_KEY", "MASTODON_TOKEN", "HASS_TOKEN", "FACEBOOK_TOKEN", "QUOTES_TOKEN", "STRIPE_SECRET"} {
+	for _, name := range []string{"MBTA_KEY", "MASTODON_TOKEN", "HASS_TOKEN", "FACEBOOK_TOKEN", "QUOTES_TOKEN", "STRIPE_SECRET", "APIGATEWAY_SECRET"} {
 		t.Setenv(name, "secret")
 	}
 	t.Setenv("FACEBOOK_VIDEO", "77")
 	t.Setenv("SHOP_TOKEN", "0123456789abcdef")
+	t.Setenv("OPERATIONS_KEY", "0123456789abcdef")
+	t.Setenv("JWT_SECRET", "0123456789abcdef0123456789abcdef")
 }
 
 // TestExamples: each is a good configuration, and its feed has a page.
@@ -38,7 +40,11 @@ func TestExamples(t *testing.T) {
 	if err != nil || len(files) < 10 {
 		t.Fatal(files, err)
 	}
-	for _, file := range files {
+	below, err := filepath.Glob("../../examples/*/*.yaml")
+	if err != nil || len(below) == 0 {
+		t.Fatal(below, err)
+	}
+	for _, file := range append(files, below...) {
 		if _, err := load(file); err != nil {
 			t.Errorf("%s:\n%v", file, err)
 		}
@@ -74,7 +80,7 @@ func example(t *testing.T, file string, h http.Handler, n int) []millrace.Event 
 	u.Scheme, u.Host = at.Scheme, at.Host
 	feed.SSE.URL = u.String()
 	into, dead := memory.New("into", memory.Options{}), memory.New("dead", memory.Options{})
-	s := &source{config: feed, producer: producer.Config{Name: "source/x", Into: into, Dead: dead}, open: func() millrace.Source {
+	s := &source{config: feed, opening: make(chan struct{}, 1), producer: producer.Config{Name: "source/x", Into: into, Dead: dead}, open: func() millrace.Source {
 		return sse.New(*feed.SSE, sse.Options{Logger: slog.New(slog.DiscardHandler), Random: func() float64 { return 0 }})
 	}}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

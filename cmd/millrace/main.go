@@ -3,6 +3,7 @@
 //	millrace demo             a simulated city, the whole pipeline, a live page
 //	millrace run FILE         run a configuration
 //	millrace check FILE       validate it
+//	millrace reload FILE      make the program that runs it read it again
 //	millrace sse URL          print a feed's events as NDJSON
 //	millrace version
 //
@@ -81,6 +82,7 @@ func verbs() []verb {
 		{"demo", "", "a simulated city, the whole pipeline, a live page: no network, no set-up", demoVerb},
 		{"run", "FILE", "run a configuration", runVerb},
 		{"check", "FILE", "validate it: exit 0, or 1 with every error and its line", checkVerb},
+		{"reload", "FILE", "make the program that runs it read it again; without an admin listener send it SIGHUP", reloadVerb},
 		{"sse", "URL", "print a feed's events as NDJSON (id, type, data)", sseVerb},
 		{"version", "", "print the version", versionVerb},
 		{demoPipeline, "DIR", "", demoPipelineVerb},

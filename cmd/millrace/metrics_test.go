@@ -8,14 +8,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/millrace/millrace/archive"
-	"github.com/millrace/millrace/gateway"
-	"github.com/millrace/millrace/producer"
-	"github.com/millrace/millrace/query"
-	httpsource "github.com/millrace/millrace/source/http"
-	"github.com/millrace/millrace/source/sse"
-	"github.com/millrace/millrace/stream/nats"
 )
 
 // names collects the names of the metrics that are registered.
@@ -45,14 +37,7 @@ func (n *names) Unregister(prometheus.Collector) bool { return false }
 // TestMetricsAreDocumented holds docs/operations.md to the metrics that there are, both ways.
 func TestMetricsAreDocumented(t *testing.T) {
 	var n names
-	sse.NewMetrics(&n)
-	httpsource.NewMetrics(&n)
-	producer.NewMetrics(&n)
-	nats.NewMetrics(&n)
-	query.NewMetrics(&n)
-	archive.NewMetrics(&n)
-	gateway.NewMetrics(&n)
-	newStageMetrics(&n)
+	newMeasures(&n)
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +31,11 @@ type pipelineOptions struct {
 	ready func(gateway, admin string)
 	// ended is called when the pipeline has drained, with what it counted; may be nil.
 	ended func(metrics prometheus.Gatherer)
+	// load reads the configuration again, from file; without it the pipeline can't reload.
+	load func() (*config.Config, error)
+	file string
+	// hangup asks for a reload. Its capacity is 1: what comes while one is under way asks for another.
+	hangup <-chan os.Signal
 }
 
 // runPipeline runs a configuration until ctx ends, then drains it in the order of the data. It fails at
@@ -41,13 +48,7 @@ func runPipeline(ctx context.Context, c *config.Config, o pipelineOptions) error
 	if o.page == nil {
 		o.page = func(c *config.Config, metrics prometheus.Gatherer) http.Handler { return page(c, metrics) }
 	}
-	p := &pipeline{
-		config: c, options: o, log: o.log, started: time.Now(),
-		step: crashPoint(), metrics: admin.NewRegistry(),
-		ingest:  map[string]*net.Listener{},
-		streams: map[string]*nats.Stream{}, stores: map[string]*disk.Store{}, ending: make(chan struct{}),
-	}
-	p.producers, p.stages = producer.NewMetrics(p.metrics), newStageMetrics(p.metrics)
+	p := newPipeline(c, o)
 	defer p.close()
 	if err := p.open(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -64,45 +65,119 @@ func runPipeline(ctx context.Context, c *config.Config, o pipelineOptions) error
 
 // pipeline is a configuration at work.
 type pipeline struct {
-	config  *config.Config
-	options pipelineOptions
-	log     *slog.Logger
-	started time.Time
-	step    func(string) // nil but in builds for crash tests
-	metrics *prometheus.Registry
+	options  pipelineOptions
+	log      *slog.Logger
+	started  time.Time
+	step     func(string) // nil but in builds for crash tests
+	metrics  *prometheus.Registry
+	measures measures
+	token    string // of who may change something
+	engine   *nats.Engine
+	state    millrace.State
+	page     currentPage
+	clients  connections // what the admin listener says of the gateway's
+	requests chan reloadRequest
+	opening  chan struct{}    // see source
+	budget   *producer.Budget // of all sources
+	ending   chan struct{}    // closed when draining begins
 
-	producers                      *producer.Metrics // of sources and queries
-	stages                         *stageMetrics
-	gatewayListener, adminListener net.Listener
-	ingest                         map[string]*net.Listener // of HTTP sources, by address in the configuration
-	engine                         *nats.Engine
-	streams                        map[string]*nats.Stream
-	state                          millrace.State
-	stores                         map[string]*disk.Store // by directory
-	tiers                          []*tier
-	ending                         chan struct{} // closed when draining begins
+	// What is at work. Only run, and what it calls, changes it.
+	config  *config.Config
+	doors   map[string]*door // by doorName
+	streams map[string]*nats.Stream
+	stores  map[string]*disk.Store // by directory
+	servers map[string]*ingest     // by address
+
+	mu      sync.Mutex // for status
+	stages  []*stage
+	leaving []*stage // that a reload has told to end and that have not yet
 }
 
-// tier is a set of stages that drain together, when those before it have drained.
-type tier struct {
-	stages []*stage
-	finish func() // tells the stages that their input is complete; may be nil
-	stop   context.CancelFunc
-	ended  chan struct{} // closed when all stages have
+// sourcesBudget bounds what all sources together hold of events that are not durable yet, in bytes.
+const sourcesBudget = 32 << 20
+
+func newPipeline(c *config.Config, o pipelineOptions) *pipeline {
+	metrics := admin.NewRegistry()
+	return &pipeline{
+		options: o, log: o.log, started: time.Now(), step: crashPoint(),
+		metrics: metrics, measures: newMeasures(metrics), token: newToken(), config: c,
+		requests: make(chan reloadRequest), opening: make(chan struct{}, openAtOnce),
+		budget: producer.NewBudget(sourcesBudget), ending: make(chan struct{}),
+	}
+}
+
+// open makes everything ready to run.
+func (p *pipeline) open(ctx context.Context) error {
+	// An address or a file that is wrong is found before anything is touched on disk.
+	listening := &plan{config: p.config, doors: map[string]*door{}}
+	if err := p.listen(listening); err != nil {
+		listening.drop()
+		return err
+	}
+	p.doors = listening.doors
+	if err := p.openEngine(ctx); err != nil {
+		return err
+	}
+	n, err := p.plan(ctx, p.config)
+	if err != nil {
+		return err
+	}
+	for _, s := range n.stages {
+		for _, h := range s.holds {
+			if err := h.take(ctx); err != nil {
+				n.drop()
+				return err
+			}
+		}
+	}
+	p.adopt(n)
+	p.writeControl()
+	return nil
+}
+
+// adopt makes a plan what is at work.
+func (p *pipeline) adopt(n *plan) {
+	p.page.show(n.page)
+	p.config, p.doors, p.streams, p.stores, p.servers = n.config, n.doors, n.streams, n.stores, n.servers
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stages = make([]*stage, len(n.stages))
+	for i, s := range n.stages {
+		s.stage.tier = s.tier
+		p.stages[i] = s.stage
+	}
+	slices.SortStableFunc(p.stages, func(a, b *stage) int { return a.tier - b.tier })
+}
+
+// writeControl tells the command line how to reach this program.
+func (p *pipeline) writeControl() {
+	if p.config.Admin == nil {
+		removeControl(p.config.DataDir, p.token)
+		return
+	}
+	c := control{Admin: reachable(p.address("admin", p.config.Admin.Listen)), Token: p.token}
+	if err := c.write(p.config.DataDir); err != nil {
+		p.log.Warn("millrace reload will not find this program", "error", err)
+	}
 }
 
 func (p *pipeline) stage(name string, work func(context.Context, func()) error) *stage {
-	return newStage(name, p.log, p.stages, work)
+	return newStage(name, p.log, p.measures.stages, work)
 }
 
-// addTier adds a tier behind the others, unless it has no stages.
-func (p *pipeline) addTier(stages ...*stage) *tier {
-	if len(stages) == 0 {
-		return nil
+// currentPage is what the gateway shows at /, and can be replaced.
+type currentPage struct{ handler atomic.Pointer[http.Handler] }
+
+func (c *currentPage) show(h http.Handler) {
+	if h == nil {
+		h = http.NotFoundHandler()
 	}
-	t := &tier{stages: stages, ended: make(chan struct{})}
-	p.tiers = append(p.tiers, t)
-	return t
+	c.handler.Store(&h)
+}
+
+// ServeHTTP implements http.Handler.
+func (c *currentPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	(*c.handler.Load()).ServeHTTP(w, r)
 }
 
 // status is what /readyz shows.
@@ -111,74 +186,85 @@ func (p *pipeline) status() []admin.Stage {
 	if over(context.Background(), p.ending) {
 		all = append(all, admin.Stage{Name: "millrace", State: "draining"})
 	}
-	for _, t := range p.tiers {
-		for _, s := range t.stages {
-			all = append(all, s.status())
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.stages {
+		all = append(all, s.status())
 	}
 	return all
 }
 
-// run starts all stages and, when ctx ends, drains them.
+// run starts all stages, changes what a reload asks for and, when ctx ends, drains them.
 func (p *pipeline) run(ctx context.Context) error {
-	gateway, admin := address(p.gatewayListener), address(p.adminListener)
-	var ingest []string
-	for _, l := range sorted(p.ingest) {
-		ingest = append(ingest, address(*l))
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	for _, s := range p.stages {
+		s.start(running, p.ending, nil)
 	}
-	running := context.WithoutCancel(ctx)
-	for _, t := range p.tiers {
-		var work context.Context
-		work, t.stop = context.WithCancel(running)
-		defer t.stop()
-		var all sync.WaitGroup
-		for _, s := range t.stages {
-			all.Go(func() { s.run(work, p.ending) })
+	first := p.stages
+	ready := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		if waitReady(ctx, first) {
+			close(ready)
 		}
-		go func() {
-			all.Wait()
-			close(t.ended)
-		}()
-	}
-	if p.waitReady(ctx) {
-		attributes := []any{"took", time.Since(p.started).Round(time.Millisecond)}
-		if gateway != "" {
-			attributes = append(attributes, "gateway", gateway)
-		}
-		if admin != "" {
-			attributes = append(attributes, "admin", admin)
-		}
-		if len(ingest) > 0 {
-			attributes = append(attributes, "ingest", strings.Join(ingest, ","))
-		}
-		p.log.Info("ready", attributes...)
-		if p.options.ready != nil {
-			p.options.ready(gateway, admin)
+	})
+	defer waiting.Wait()
+	for {
+		select {
+		case <-ready:
+			ready = nil
+			p.sayReady()
+		case <-p.options.hangup:
+			_, _ = p.reload(ctx, running) // it has said what went wrong
+		case r := <-p.requests:
+			r.answer(p.reload(ctx, running))
+		case <-ctx.Done():
+			return p.drain()
 		}
 	}
-	<-ctx.Done()
-	return p.drain()
 }
 
-func address(l net.Listener) string {
-	if l == nil {
-		return ""
-	}
-	return l.Addr().String()
-}
-
-// waitReady returns true when every stage has begun, false when ctx ends before.
-func (p *pipeline) waitReady(ctx context.Context) bool {
-	for _, t := range p.tiers {
-		for _, s := range t.stages {
-			select {
-			case <-s.begun:
-			case <-ctx.Done():
-				return false
-			}
+// waitReady returns true when every stage has begun or ended, false when ctx ends before.
+func waitReady(ctx context.Context, stages []*stage) bool {
+	for _, s := range stages {
+		select {
+		case <-s.begun:
+		case <-s.ended: // replaced before it had begun
+		case <-ctx.Done():
+			return false
 		}
 	}
 	return true
+}
+
+func (p *pipeline) sayReady() {
+	gateway, admin := "", ""
+	attributes := []any{"took", time.Since(p.started).Round(time.Millisecond)}
+	if c := p.config.Gateway; c != nil {
+		gateway = p.address("gateway", c.Listen)
+		attributes = append(attributes, "gateway", gateway)
+	}
+	if c := p.config.Admin; c != nil {
+		admin = p.address("admin", c.Listen)
+		attributes = append(attributes, "admin", admin)
+	}
+	var ingest []string
+	for address := range sorted(p.servers) {
+		ingest = append(ingest, p.address("sources", address))
+	}
+	if len(ingest) > 0 {
+		attributes = append(attributes, "ingest", strings.Join(ingest, ","))
+	}
+	p.log.Info("ready", attributes...)
+	if p.options.ready != nil {
+		p.options.ready(gateway, admin)
+	}
+}
+
+// address is what a configured address was bound to.
+func (p *pipeline) address(section, configured string) string {
+	return p.doors[doorName(section, configured)].bound
 }
 
 // drain ends one tier after the other, as far as the time goes, so that what the sources took in goes all
@@ -189,21 +275,24 @@ func (p *pipeline) drain() error {
 	started := time.Now()
 	timeout := time.NewTimer(p.config.DrainTimeout)
 	defer timeout.Stop()
-	for _, t := range p.tiers {
-		if t.finish != nil {
-			// What is left in the input may take up to half of the time that is left.
-			t.finish()
-			enough := time.NewTimer((p.config.DrainTimeout - time.Since(started)) / 2)
-			select {
-			case <-t.ended:
-			case <-enough.C:
+	for tier := range slices.Values(p.tiers()) {
+		finishing := false
+		for _, s := range tier {
+			if s.finish != nil {
+				s.finish()
+				finishing = true
 			}
+		}
+		if finishing {
+			// What is left in the input may take up to half of the time that is left.
+			enough := time.NewTimer((p.config.DrainTimeout - time.Since(started)) / 2)
+			allEnded(tier, enough.C)
 			enough.Stop()
 		}
-		t.stop()
-		select {
-		case <-t.ended:
-		case <-timeout.C:
+		for _, s := range tier {
+			s.stop()
+		}
+		if !allEnded(tier, timeout.C) {
 			return p.giveUp()
 		}
 	}
@@ -211,31 +300,46 @@ func (p *pipeline) drain() error {
 	return nil
 }
 
+// tiers are all stages, those that are leaving among them, by what drains before what.
+func (p *pipeline) tiers() (tiers [][]*stage) {
+	all := slices.Concat(p.leaving, p.stages)
+	slices.SortStableFunc(all, func(a, b *stage) int { return a.tier - b.tier })
+	for i, s := range all {
+		if i == 0 || s.tier != all[i-1].tier {
+			tiers = append(tiers, nil)
+		}
+		tiers[len(tiers)-1] = append(tiers[len(tiers)-1], s)
+	}
+	return tiers
+}
+
+// allEnded waits for stages; false if the time was over before.
+func allEnded(stages []*stage, timeout <-chan time.Time) bool {
+	for _, s := range stages {
+		select {
+		case <-s.ended:
+		case <-timeout:
+			return false
+		}
+	}
+	return true
+}
+
 // giveUp ends all stages at once.
 func (p *pipeline) giveUp() error {
 	var late []string
-	for _, t := range p.tiers {
+	all := slices.Concat(p.tiers()...)
+	for _, s := range all {
 		select {
-		case <-t.ended:
+		case <-s.ended:
 		default:
-			for _, s := range t.stages {
-				if s.status().State != stateDrained {
-					late = append(late, s.name)
-				}
-			}
+			late = append(late, s.name)
 		}
-	}
-	for _, t := range p.tiers {
-		t.stop()
+		s.stop()
 	}
 	grace := time.NewTimer(time.Second)
 	defer grace.Stop()
-	for _, t := range p.tiers {
-		select {
-		case <-t.ended:
-		case <-grace.C:
-		}
-	}
+	allEnded(all, grace.C)
 	return fmt.Errorf("draining took longer than %s (drain_timeout); cut off: %s", p.config.DrainTimeout, strings.Join(late, ", "))
 }
 
@@ -257,23 +361,16 @@ func (p *pipeline) close() {
 }
 
 func (p *pipeline) release() {
+	removeControl(p.config.DataDir, p.token)
 	for _, s := range p.stores {
-		if err := s.Close(); err != nil {
-			p.log.Warn("close archive directory", "error", err)
-		}
+		p.closeStore(s)
 	}
 	if p.engine != nil {
 		if err := p.engine.Close(); err != nil {
 			p.log.Warn("close streams", "error", err)
 		}
 	}
-	listeners := []net.Listener{p.gatewayListener, p.adminListener}
-	for _, l := range p.ingest {
-		listeners = append(listeners, *l)
-	}
-	for _, l := range listeners {
-		if l != nil {
-			l.Close()
-		}
+	for _, d := range p.doors {
+		d.shut()
 	}
 }

@@ -29,8 +29,16 @@ func pipelineOf(timeout time.Duration) *pipeline {
 	return &pipeline{
 		config: &config.Config{DrainTimeout: timeout},
 		log:    slog.New(slog.DiscardHandler), ending: make(chan struct{}), started: time.Now(),
-		stages: newStageMetrics(nil),
+		measures: newMeasures(nil),
 	}
+}
+
+// add adds a stage in a tier of its own, behind the others.
+func (p *pipeline) add(name string, work func(context.Context, func()) error) *stage {
+	s := p.stage(name, work)
+	s.tier = len(p.stages)
+	p.stages = append(p.stages, s)
+	return s
 }
 
 // Stages drain in the order of the data, each tier when the one before has ended.
@@ -39,8 +47,8 @@ func TestDrainFollowsTheData(t *testing.T) {
 		p := pipelineOf(30 * time.Second)
 		var mu sync.Mutex
 		var order []string
-		add := func(name string, takes time.Duration) {
-			p.addTier(p.stage(name, func(ctx context.Context, ready func()) error {
+		add := func(name string, takes time.Duration) *stage {
+			return p.add(name, func(ctx context.Context, ready func()) error {
 				ready()
 				<-ctx.Done()
 				time.Sleep(takes)
@@ -48,11 +56,10 @@ func TestDrainFollowsTheData(t *testing.T) {
 				defer mu.Unlock()
 				order = append(order, name)
 				return nil
-			}))
+			})
 		}
 		add("source", 3*time.Second)
-		add("query", time.Second)
-		p.tiers[1].finish = func() { order = append(order, "input complete") }
+		add("query", time.Second).finish = func() { order = append(order, "input complete") }
 		add("archive", 2*time.Second)
 		add("stream", 0)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -79,21 +86,21 @@ func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(10 * time.Second)
 		release := make(chan struct{})
-		p.addTier(p.stage("source/a", func(ctx context.Context, ready func()) error {
+		p.add("source/a", func(ctx context.Context, ready func()) error {
 			ready()
 			<-ctx.Done()
 			return nil
-		}))
-		p.addTier(p.stage("archive/b", func(_ context.Context, ready func()) error {
+		})
+		p.add("archive/b", func(_ context.Context, ready func()) error {
 			ready()
 			<-release // hangs
 			return nil
-		}))
-		p.addTier(p.stage("stream/c", func(ctx context.Context, ready func()) error {
+		})
+		p.add("stream/c", func(ctx context.Context, ready func()) error {
 			ready()
 			<-ctx.Done()
 			return nil
-		}))
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		p.options.ready = func(string, string) { cancel() }
 		began := time.Now()
@@ -112,7 +119,7 @@ func TestDrainIsBounded(t *testing.T) {
 func TestDrainBeforeReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(10 * time.Second)
-		p.addTier(p.stage("source/a", func(context.Context, func()) error { return fmt.Errorf("no") }))
+		p.add("source/a", func(context.Context, func()) error { return fmt.Errorf("no") })
 		p.options.ready = func(string, string) { t.Error("ready") }
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

@@ -6,7 +6,13 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"os"
+	"os/signal"
+	"path/filepath"
 	"slices"
+	"syscall"
+
+	"github.com/millrace/millrace/config"
 )
 
 // runVerb runs a configuration until it is interrupted.
@@ -18,14 +24,29 @@ func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
 	if !ok {
 		return code
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from here on it does not end the program
+	defer signal.Stop(hangup)
 	c, err := load(files[0])
 	if err != nil {
 		printFailure(t.err, err)
 		return failed
 	}
 	log := logs.logger(t.err)
-	log.Info("starting", "configuration", files[0], "version", buildVersion())
-	if err := runPipeline(ctx, c, pipelineOptions{log: log}); err != nil {
+	starting := []any{"configuration", files[0], "version", buildVersion()}
+	if limit := keepToMemory("/"); limit > 0 {
+		starting = append(starting, "memory", limit)
+	}
+	log.Info("starting", starting...)
+	file, err := filepath.Abs(files[0])
+	if err != nil {
+		printFailure(t.err, err)
+		return failed
+	}
+	err = runPipeline(ctx, c, pipelineOptions{
+		log: log, file: file, load: func() (*config.Config, error) { return load(files[0]) }, hangup: hangup,
+	})
+	if err != nil {
 		log.Error("millrace has failed", "error", err)
 		return failed
 	}

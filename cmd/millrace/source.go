@@ -22,16 +22,18 @@ type source struct {
 	config   config.Source
 	producer producer.Config
 	open     func() millrace.Source
+	opening  chan struct{} // capacity openAtOnce, of all sources
 }
+
+// openAtOnce is how many sources take over their producers side by side, each in a few appends. A thousand that
+// start at once would all wait for each other for longer than openTimeout.
+const openAtOnce = 16
 
 // run opens the producer, which takes over from whoever had it before and knows where to go on, and brings
 // events in until ctx ends; then it waits until they are durable.
 func (s *source) run(ctx context.Context, ready func()) error {
-	// Taking over appends; cutting that off when ctx ends would only make its outcome unknown.
-	opening, opened := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
-	out, err := producer.Open(opening, s.producer)
-	opened()
-	if err != nil {
+	out, err := s.takeOver(ctx)
+	if out == nil || err != nil {
 		return err
 	}
 	// The producer goes on while the source ends.
@@ -58,4 +60,18 @@ func (s *source) run(ctx context.Context, ready func()) error {
 		return failure // the cause of whatever the source said
 	}
 	return err
+}
+
+// takeOver opens the producer when it is its turn; nil if ctx ends before.
+func (s *source) takeOver(ctx context.Context) (*producer.Producer, error) {
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return nil, nil
+	}
+	// Taking over appends; cutting that off when ctx ends would only make its outcome unknown.
+	opening, opened := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer opened()
+	return producer.Open(opening, s.producer)
 }

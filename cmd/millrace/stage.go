@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
+	httpsource "github.com/millrace/millrace/source/http"
 )
 
 // Back-off of stages that fail: the first wait, the longest, and how long a stage must have run for its
@@ -38,22 +39,73 @@ type stage struct {
 	// after it has failed.
 	work func(ctx context.Context, ready func()) error
 
+	tier   int                // it drains when all stages of lower tiers have
+	of     madeOf             // the same again: it goes on as it is
+	finish func()             // tells it that its input is complete; may be nil
+	holds  []hold             // of what it still needs of its inputs
+	door   *door              // that it serves; may be nil
+	posts  *httpsource.Source // of a source that takes posts
+	routes []string           // that the gateway serves
+	forget func(by *stage)    // removes the metrics of what is gone with it, when it was replaced by another or nil; may be nil
+
 	running  prometheus.Gauge
 	failures prometheus.Counter
 
 	first sync.Once
-	begun chan struct{} // closed when it was ready for the first time
+	begun chan struct{}      // closed when it was ready for the first time
+	stop  context.CancelFunc // ends it; nil before start
+	ended chan struct{}      // closed when it has ended, and all is done that leave asked for
 
 	mu    sync.Mutex
 	state string
-	err   error // why it failed
+	err   error  // why it failed
+	gone  bool   // it has ended
+	after func() // what is left to do then
 }
 
 func newStage(name string, log *slog.Logger, m *stageMetrics, work func(ctx context.Context, ready func()) error) *stage {
 	return &stage{
-		name: name, log: log, work: work, state: stateStarting, begun: make(chan struct{}),
+		name: name, log: log, work: work, state: stateStarting, begun: make(chan struct{}), ended: make(chan struct{}),
 		running: m.running.WithLabelValues(name), failures: m.failures.WithLabelValues(name),
 	}
+}
+
+// start runs the stage in a goroutine, once the one that it takes the place of has ended. parent ends it at
+// the latest.
+func (s *stage) start(parent context.Context, ending <-chan struct{}, before *stage) {
+	ctx, stop := context.WithCancel(parent)
+	s.stop = stop
+	go func() {
+		defer close(s.ended)
+		defer stop()
+		if before != nil {
+			<-before.ended // it was told to; should it hang, what comes after this one waits, too
+		}
+		if over(ctx, ending) {
+			s.set(stateDrained, nil)
+		} else {
+			s.run(ctx, ending)
+		}
+		s.mu.Lock()
+		s.gone = true
+		after := s.after
+		s.mu.Unlock()
+		if after != nil {
+			after()
+		}
+	}()
+}
+
+// leave ends the stage, while others go on, and calls after when it has ended.
+func (s *stage) leave(after func()) {
+	s.mu.Lock()
+	s.after = after
+	ended := s.gone
+	s.mu.Unlock()
+	if ended {
+		after()
+	}
+	s.stop()
 }
 
 // run supervises the stage until ctx ends or its work is done. When ending is closed the pipeline has

@@ -1,6 +1,7 @@
 package apigateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -37,6 +38,7 @@ type API struct {
 	metrics         *measures
 	now             func() time.Time
 	random          io.Reader
+	maxWaiting      int64
 }
 
 // Options are what an API works with beside its configuration.
@@ -52,6 +54,7 @@ type Options struct {
 	Metrics     *Metrics         // nil: nothing is measured
 	Now         func() time.Time // nil: time.Now
 	Random      io.Reader        // ids of requests and messages; nil: crypto/rand
+	MaxWaiting  int              // ends of connections that $disconnect is told at a time; 0: 16384
 }
 
 // Connections is what an endpoint offers to its management API. The gateway registers a connection
@@ -127,6 +130,7 @@ func New(path string, c Config, o Options) (*API, error) {
 		binary: c.Binary, limits: c.Limits(), retry: c.DisconnectRetry,
 		verifier: newVerifier(c.Keys, c.Region, o.Now), connections: o.Connections,
 		logger: o.Logger.With("endpoint", path), metrics: o.Metrics.of(path), now: o.Now, random: o.Random,
+		maxWaiting: int64(cmp.Or(o.MaxWaiting, maxWaiting)),
 	}
 	if a.stage == "" {
 		a.stage = stageOf(path)
@@ -175,8 +179,15 @@ const (
 	idLength = 16
 )
 
-// NewConnectionID returns an id such as R1kmxc2VNjMCFIA=: 88 random bits in base64 for URLs.
-func NewConnectionID() string { return newID(rand.Reader) }
+// NewConnectionID returns an id such as R1kmxc2VNjMCFIA=: 88 random bits in base64 for URLs. None begins with a
+// hyphen, which the commands that it is given to would take for an option.
+func NewConnectionID() string {
+	for {
+		if id := newID(rand.Reader); id[0] != '-' {
+			return id
+		}
+	}
+}
 
 func newID(random io.Reader) string {
 	var b [idBytes]byte

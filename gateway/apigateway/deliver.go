@@ -21,7 +21,7 @@ type Deliverer struct {
 // Bounds of a Deliverer.
 const (
 	deliveries  = 64      // calls in flight
-	maxWaiting  = 1 << 14 // deliveries that are not done; each is a goroutine of the gateway
+	maxWaiting  = 1 << 14 // deliveries that are not done, by default; each is a goroutine of the gateway
 	leastPause  = time.Second
 	longestWait = time.Minute
 )
@@ -43,9 +43,9 @@ func (d *Deliverer) Deliver(ctx context.Context, c Info, code int, reason string
 	if a.routes[routeDisconnect] == nil {
 		return nil
 	}
-	if d.waiting.Add(1) > maxWaiting {
+	if d.waiting.Add(1) > a.maxWaiting {
 		d.waiting.Add(-1)
-		return millrace.Errorf(millrace.Unavailable, op, "%d connections wait for it already", maxWaiting)
+		return millrace.Errorf(millrace.Unavailable, op, "%d connections wait for it already", a.maxWaiting)
 	}
 	gauge := a.metrics.waiting.WithLabelValues(a.metrics.endpoint)
 	gauge.Inc()
@@ -82,6 +82,9 @@ func (d *Deliverer) Deliver(ctx context.Context, c Info, code int, reason string
 		}
 	}
 }
+
+// Room is how many more deliveries may wait at this moment.
+func (d *Deliverer) Room() int { return int(max(0, d.api.maxWaiting-d.waiting.Load())) }
 
 func (d *Deliverer) once(ctx context.Context, c Info, code int, reason string) error {
 	select {

@@ -116,8 +116,8 @@ func TestConnectionID(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {
 		id := NewConnectionID()
-		if !validID(id) || seen[id] {
-			t.Fatalf("%q is malformed or there twice", id)
+		if !validID(id) || seen[id] || id[0] == '-' {
+			t.Fatalf("%q is malformed, there twice, or an option of a command", id)
 		}
 		seen[id] = true
 	}

@@ -27,8 +27,8 @@ type sdk struct {
 
 func sdks() []sdk {
 	js := sdk{name: "JavaScript", command: []string{"node", filepath.Join("testdata", "sdk", "calls.mjs")}}
-	if _, err := exec.LookPath("node"); err != nil {
-		js.missing = "node is not installed"
+	if err := exec.Command("node", "-e", "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)").Run(); err != nil {
+		js.missing = "Node 20 or newer, which the AWS SDK for JavaScript takes, is not installed"
 	} else if _, err := os.Stat("testdata/sdk/node_modules/@aws-sdk/client-apigatewaymanagementapi"); err != nil {
 		js.missing = "the AWS SDK for JavaScript is not installed: run npm ci in gateway/apigateway/testdata/sdk"
 	}

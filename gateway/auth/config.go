@@ -72,7 +72,7 @@ type Key struct {
 	// PublicKey is the public key of the other algorithms as PEM text, a PUBLIC KEY or a CERTIFICATE.
 	PublicKey string `yaml:"public_key"`
 	// File is a file with such a PEM text, instead of PublicKey. It is read again when it changes.
-	File string `yaml:"file,path"`
+	File string `yaml:"file,path,watched"`
 	// KID is the key's id. A key with an id verifies the tokens that name it or none; one without an id is
 	// tried for every token of its algorithm.
 	KID string `yaml:"kid"`
@@ -133,7 +133,8 @@ const (
 
 var algorithms = []string{hs256, rs256, es256, edDSA}
 
-// Bounds of what may be configured.
+// Bounds of what may be configured. Messages about secrets hold them in words: what is printed of a text that came from
+// outside is where it came from.
 const (
 	leastAPIKey  = 16 // bytes
 	leastSecret  = 32 // bytes; RFC 7518, section 3.2: as long as the hash
@@ -204,9 +205,9 @@ func (c *Config) validateAPIKeys(problem func(path, format string, args ...any))
 		}
 		switch {
 		case len(k.Key) < leastAPIKey:
-			problem(at+".key", "it has fewer than %d characters and can be guessed; use as many random ones", leastAPIKey)
+			problem(at+".key", "it has fewer than 16 characters and can be guessed; use as many random ones")
 		case len(k.Key) > maxToken:
-			problem(at+".key", "it has more than %d characters, and no token may", maxToken)
+			problem(at+".key", "it has more than 16384 characters, and no token may")
 		case strings.ContainsFunc(k.Key, func(r rune) bool { return r <= ' ' || r > '~' }):
 			problem(at+".key", "it holds a space or a character that no header can carry, perhaps a line break at its end")
 		case keys[k.Key]:
@@ -284,7 +285,7 @@ func (k *Key) validate(problem func(path, format string, args ...any)) {
 		case strings.Contains(k.Secret, "-----BEGIN"):
 			problem("secret", "it is a PEM text; a public key as a secret would let everyone sign: write public_key and its algorithm")
 		case len(k.Secret) < leastSecret:
-			problem("secret", "it has fewer than %d bytes and can be guessed; use as many random ones", leastSecret)
+			problem("secret", "it has fewer than 32 bytes and can be guessed; use as many random ones")
 		}
 	case rs256, es256, edDSA:
 		switch {

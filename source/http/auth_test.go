@@ -3,6 +3,7 @@ package httpsource
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -52,22 +53,78 @@ func TestBrowsers(t *testing.T) {
 	p.want(p.post("", `1`, "Content-Type", "text/plain", "Sec-Fetch-Site", "same-origin"), 403, 0, 0, false)
 }
 
-// The vectors that GitHub and Standard Webhooks publish.
+// The vectors that GitHub ("Validating webhook deliveries") and Standard Webhooks (the tests of its reference
+// libraries) publish. Stripe publishes none; its was made with openssl dgst -sha256 -hmac.
 func TestPublishedSignatures(t *testing.T) {
-	h := http.Header{"X-Hub-Signature-256": {"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"}}
-	if err := (github{[]byte("It's a Secret to Everybody")}).check(h, []byte("Hello, World!"), time.Time{}); err != nil {
-		t.Error(err)
+	const (
+		right = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+		wrong = "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="
+		later = "v2,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="
+		// Of the specification's example: ed25519, another version.
+		asymmetric = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+	)
+	webhook := func(signatures ...string) http.Header {
+		return http.Header{
+			"Webhook-Id": {"msg_p5jXN8AQM9LWM0D4loKWxJek"}, "Webhook-Timestamp": {"1614265330"},
+			"Webhook-Signature": {strings.Join(signatures, " ")},
+		}
 	}
-	key, err := decodeSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-	if err != nil {
-		t.Fatal(err)
+	without := func(name string) http.Header {
+		h := webhook(right)
+		h.Del(name)
+		return h
 	}
-	h = http.Header{
-		"Webhook-Id": {"msg_p5jXN8AQM9LWM0D4loKWxJek"}, "Webhook-Timestamp": {"1614265330"},
-		"Webhook-Signature": {"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="},
+	key := func(secret string) []byte {
+		key, err := decodeSecret(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
 	}
-	if err := (standardWebhooks{key}).check(h, []byte(`{"test": 2432232314}`), time.Unix(1614265330, 0)); err != nil {
-		t.Error(err)
+	standard := standardWebhooks{key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")}
+	at := time.Unix(1614265330, 0)
+	const payload = `{"test": 2432232314}`
+	for _, tt := range []struct {
+		name   string
+		scheme signature
+		header http.Header
+		body   string
+		now    time.Time
+		want   error
+	}{
+		{
+			"github",
+			github{[]byte("It's a Secret to Everybody")},
+			http.Header{"X-Hub-Signature-256": {"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"}},
+			"Hello, World!",
+			time.Time{},
+			nil,
+		},
+		{
+			"stripe",
+			stripe{[]byte("whsec_test_secret")}, // all of the secret is the key
+			http.Header{"Stripe-Signature": {"t=1492774577,v1=654b43d3508ecadb3f8cefc4bc7d3d2bdc5ba9e03bf2c89b2d0657a8e24e4543,v0=6ffbb59b2300aae63f27"}},
+			`{"id":"evt_1","object":"event"}`, time.Unix(1492774577, 0), nil,
+		},
+		{"standard webhooks", standard, webhook(right), payload, at, nil},
+		{"without the prefix", standardWebhooks{key("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")}, webhook(right), payload, at, nil},
+		{"one of several", standard, webhook(wrong, later, asymmetric, right, wrong), payload, at, nil},
+		{"none of several", standard, webhook(wrong, later, asymmetric), payload, at, errSignature},
+		{"of another version", standard, webhook("v2" + right[2:]), payload, at, errMalformed},
+		{"a part", standard, webhook(right[:8]), payload, at, errMalformed},
+		{"an empty one", standard, webhook("v1,"), payload, at, errSignature},
+		{"another body", standard, webhook(right), payload + " ", at, errSignature},
+		{"no id", standard, without("Webhook-Id"), payload, at, errMalformed},
+		{"no time", standard, without("Webhook-Timestamp"), payload, at, errMalformed},
+		{"no signature", standard, without("Webhook-Signature"), payload, at, errMalformed},
+		{"just not too old", standard, webhook(right), payload, at.Add(tolerance), nil},
+		{"too old", standard, webhook(right), payload, at.Add(tolerance + time.Second), errTime},
+		{"just not too new", standard, webhook(right), payload, at.Add(-tolerance), nil},
+		{"too new", standard, webhook(right), payload, at.Add(-tolerance - time.Second), errTime},
+	} {
+		if err := tt.scheme.check(tt.header, []byte(tt.body), tt.now); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
 	}
 }
 

@@ -83,6 +83,7 @@ func TestConcurrentKeys(t *testing.T) {
 
 func TestKeyInFlight(t *testing.T) {
 	p, held := newHeldPlace(t, 1)
+	p.start()
 	way := p.way
 	key := []string{"Content-Type", asJSON, "Idempotency-Key", "k"}
 	var first sync.WaitGroup

@@ -47,6 +47,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes the metrics of a source that is gone for good.
+func (m *Metrics) Forget(source string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.requests, m.events, m.rejected, m.duplicates, m.bytes, m.inFlight, m.keys, m.seconds,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"source": source})
+	}
+}
+
 // instruments are the metrics of one source.
 type instruments struct {
 	requests                            *prometheus.CounterVec

@@ -66,11 +66,12 @@ func (r *run) drain() {
 	s.ending = true
 	s.mu.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.draining = true
 	if r.entered == 0 {
 		close(r.idle)
 	}
+	r.mu.Unlock()
+	s.o.Step("http.draining")
 }
 
 // commit queues a request, whose done hears what becomes of it.

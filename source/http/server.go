@@ -31,7 +31,7 @@ const (
 type Server struct {
 	log         *slog.Logger
 	instruments instruments // of requests that reach no source
-	sources     map[string]*Source
+	sources     atomic.Pointer[map[string]*Source] // by stream
 
 	draining atomic.Bool
 	requests sync.WaitGroup // in flight
@@ -55,15 +55,23 @@ func NewServer(o ServerOptions, sources ...*Source) (*Server, error) {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	s := &Server{log: o.Logger, instruments: o.Metrics.of(""), sources: make(map[string]*Source, len(sources))}
+	s := &Server{log: o.Logger, instruments: o.Metrics.of("")}
+	return s, s.Serve(sources...)
+}
+
+// Serve makes requests from now on reach these sources; those in flight end where they are. It may be called
+// while the server runs. It fails, and changes nothing, if two have the same stream.
+func (s *Server) Serve(sources ...*Source) error {
+	byStream := make(map[string]*Source, len(sources))
 	for _, source := range sources {
-		if other, taken := s.sources[source.o.Stream]; taken {
-			return nil, fmt.Errorf("sources %q and %q share a listener and a stream; one of them must have another",
+		if other, taken := byStream[source.o.Stream]; taken {
+			return fmt.Errorf("sources %q and %q share a listener and a stream; one of them must have another",
 				other.o.Name, source.o.Name)
 		}
-		s.sources[source.o.Stream] = source
+		byStream[source.o.Stream] = source
 	}
-	return s, nil
+	s.sources.Store(&byStream)
+	return nil
 }
 
 // Run serves on the listener, which it closes, until ctx ends (nil) or the listener fails. When ctx ends it
@@ -133,7 +141,7 @@ func (s *Server) enter() bool {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	stream, found := strings.CutPrefix(r.URL.Path, "/ingest/")
-	source := s.sources[stream]
+	source := (*s.sources.Load())[stream]
 	if !found || source == nil {
 		s.answer(w, answer{code: http.StatusNotFound, problem: fmt.Sprintf("nothing takes events at %.100q; post to /ingest/STREAM", r.URL.Path)})
 		return

@@ -50,7 +50,8 @@ type Options struct {
 	// Now is the clock that events and keys are dated by; default time.Now.
 	Now func() time.Time
 	// Step is called between the steps of a commit, so that tests can stop the process there: "http.taken"
-	// (nothing is emitted yet), "http.emitted", "http.durable" (nobody was told). Default nothing.
+	// (nothing is emitted yet), "http.emitted", "http.durable" (nobody was told); and at the end:
+	// "http.draining" (nothing is taken any more). Default nothing.
 	Step func(name string)
 }
 

@@ -249,7 +249,7 @@ func (p *place) resume() millrace.Resume {
 	return r
 }
 
-// newHeldPlace starts a place whose stream holds appends with events until way.Release, and tells of each;
+// newHeldPlace returns a place whose stream holds appends with events until way.Release, and tells of each;
 // at most so many are told of and not yet received.
 func newHeldPlace(t *testing.T, told int) (p *place, held chan struct{}) {
 	p = newPlace(t, 1)
@@ -261,6 +261,5 @@ func newHeldPlace(t *testing.T, told int) (p *place, held chan struct{}) {
 		}
 		return millracetest.NoFault
 	})
-	p.start()
 	return p, held
 }

@@ -1,7 +1,6 @@
 package sse
 
 import (
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,7 +19,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace"
@@ -75,7 +73,7 @@ func TestEvents(t *testing.T) {
 	request := feed.Requests()[0]
 	for name, want := range map[string]string{
 		"Accept": "text/event-stream", "Cache-Control": "no-cache", "User-Agent": "millrace/1.2", "X-Api-Key": "k",
-		"Accept-Encoding": "gzip, zstd",
+		"Accept-Encoding": "gzip, zstd, br;q=0.5",
 	} {
 		if got := request.Header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -97,7 +95,10 @@ func TestInterruptions(t *testing.T) {
 		"CRLF":          {CutEvery: 700, Newline: "\r\n", Preamble: "\ufeff"},
 		"CR":            {CutEvery: 700, Newline: "\r"},
 		"one byte":      {CutEvery: 900, OneByte: true},
-		"gzip":          {CutEvery: 150, Gzip: true},
+		"gzip":          {CutEvery: 150, Coding: "gzip"},
+		"zstd":          {CutEvery: 150, Coding: "zstd"},
+		"br":            {CutEvery: 150, Coding: "br"},
+		"br, one byte":  {CutEvery: 150, Coding: "br", OneByte: true},
 		"sends again":   {CutEvery: 700, Resume: millracetest.ResumeAt},
 		"many short":    {EventsEach: 3},
 		"after first":   {CutEvery: 700, Resume: millracetest.ResumeAfterFirst},
@@ -301,29 +302,28 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
+// answerCoded answers with a body that is said to be compressed.
+func answerCoded(coding, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Content-Encoding", coding)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
 // TestFlushes: what the server has flushed comes at once, though nothing follows, also compressed.
 func TestFlushes(t *testing.T) {
-	for _, coding := range []string{"", "gzip", "zstd"} {
+	for _, coding := range []string{"", "gzip", "zstd", "br"} {
 		t.Run(coding, func(t *testing.T) {
 			next := make(chan string)
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "text/event-stream")
 				out, flush := io.Writer(w), func() error { return nil }
-				switch coding {
-				case "gzip":
-					z := gzip.NewWriter(w)
-					defer z.Close() //nolint:errcheck // of a test's server
-					out, flush = z, z.Flush
-				case "zstd":
-					z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
-					if err != nil {
-						t.Error(err)
-					}
-					defer z.Close() //nolint:errcheck // of a test's server
-					out, flush = z, z.Flush
-				}
 				if coding != "" {
 					w.Header().Set("Content-Encoding", coding)
+					z := millracetest.NewCompressor(w, coding)
+					defer z.Close() //nolint:errcheck // of a test's server
+					out, flush = z, z.Flush
 				}
 				for data := range next {
 					_, _ = fmt.Fprintf(out, "data: %s\n\n", data)
@@ -482,19 +482,21 @@ func TestAnswers(t *testing.T) {
 		"unknown":       {millracetest.AnswerStatus(499), time.Minute, 5 * time.Minute, true, "the feed answered 499:"},
 		"HTML":          {millracetest.AnswerHTML(), time.Minute, 5 * time.Minute, true, `the feed answered with \"text/html; charset=utf-8\" instead of text/event-stream`},
 		"no type":       {millracetest.AnswerStatus(200, "Content-Type", ""), time.Minute, 5 * time.Minute, true, "no Content-Type"},
-		"br":            {millracetest.AnswerStatus(200, "Content-Type", "text/event-stream", "Content-Encoding", "br"), time.Minute, 5 * time.Minute, true, "br"},
-		"not gzip": {
-			func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Content-Type", "text/event-stream")
-				w.Header().Set("Content-Encoding", "gzip")
-				_, _ = io.WriteString(w, "data: no\n\n")
-			}, 0, time.Second, false, "gzip",
-		},
-		"no location": {millracetest.AnswerStatus(302), time.Minute, 5 * time.Minute, true, "Location"},
-		"ftp":         {millracetest.AnswerRedirect(302, "ftp://other/?key=secret"), time.Minute, 5 * time.Minute, true, "neither http nor https"},
-		"malformed":   {millracetest.AnswerRedirect(302, "http://%zz/?key=secret"), time.Minute, 5 * time.Minute, true, "Location that is no URL"},
-		"empty body":  {millracetest.AnswerBody("text/event-stream", ""), 0, time.Second, false, ""},
-		"no event":    {millracetest.AnswerBody("text/event-stream;charset=latin1", ":hello\n\ndata: x\n"), 0, time.Second, false, ""},
+		"compress":      {millracetest.AnswerStatus(200, "Content-Type", "text/event-stream", "Content-Encoding", "compress"), time.Minute, 5 * time.Minute, true, "compress"},
+		"two encodings": {millracetest.AnswerStatus(200, "Content-Type", "text/event-stream", "Content-Encoding", "br, gzip"), time.Minute, 5 * time.Minute, true, "br, gzip"},
+		"not gzip":      {answerCoded("gzip", "data: no\n\n"), 0, time.Second, false, "gzip"},
+		"not zstd":      {answerCoded("zstd", "data: no\n\n"), 0, time.Second, false, "invalid input"},
+		"not br":        {answerCoded("br", "data: no\n\n"), 0, time.Second, false, "brotli"},
+		"empty br":      {answerCoded("br", ""), 0, time.Second, false, "unexpected EOF"},
+		// RFC 7932 ends at a window of 16 MiB; this declares what is called large window brotli.
+		"large window br": {answerCoded("br", "\x11\x1e"+strings.Repeat("\x00", 100)), 0, time.Second, false, "brotli"},
+		// RFC 9659: 8 MiB. This frame declares 2 GiB.
+		"large window zstd": {answerCoded("zstd", "\x28\xb5\x2f\xfd\x00\xa8"+strings.Repeat("\x00", 100)), 0, time.Second, false, "window size exceeded"},
+		"no location":       {millracetest.AnswerStatus(302), time.Minute, 5 * time.Minute, true, "Location"},
+		"ftp":               {millracetest.AnswerRedirect(302, "ftp://other/?key=secret"), time.Minute, 5 * time.Minute, true, "neither http nor https"},
+		"malformed":         {millracetest.AnswerRedirect(302, "http://%zz/?key=secret"), time.Minute, 5 * time.Minute, true, "Location that is no URL"},
+		"empty body":        {millracetest.AnswerBody("text/event-stream", ""), 0, time.Second, false, ""},
+		"no event":          {millracetest.AnswerBody("text/event-stream;charset=latin1", ":hello\n\ndata: x\n"), 0, time.Second, false, ""},
 		"retry": {
 			millracetest.AnswerBody("TEXT/Event-Stream ; charset=utf-8", "retry: 20000\n\n"),
 			20 * time.Second, 30 * time.Second, false, "",

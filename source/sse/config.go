@@ -36,14 +36,18 @@ type Config struct {
 	Rewind time.Duration `yaml:"rewind"`
 	// Dedupe is the dotted path of an id inside each event's JSON data, a string or a number. It becomes
 	// the event's ID, and an event that has come already is dropped, also after a restart. What is
-	// remembered is what rewind may bring again; without times in the ids, the last ten minutes.
+	// remembered is what rewind may bring again; without times in the ids, the last ten minutes. An array,
+	// also one that is split afterwards, is one event. An event in which the path leads nowhere, as in an
+	// array, is known by all that it holds. Cannot be had with resume.snapshot and resume.none.
 	Dedupe string `yaml:"dedupe"`
 	// ReadTimeout: no byte for this long means a stalled connection, which is replaced. 0 = never.
 	// Default 60s.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
 	// MaxConnection replaces a connection that has lasted so long before the feed cuts it: the next one
 	// is opened, and goes on where the first one stands, before the first one is closed. 0 = never, the
-	// default. It waits for the next bytes after that time, and cannot be had with resume.none.
+	// default. It waits for the next bytes after that time. It cannot be had with resume.none: what the feed
+	// sends between the last read from the old connection and the beginning of the new one would be lost
+	// each time, while a feed that is left to end its connections loses no more than it must.
 	MaxConnection time.Duration `yaml:"max_connection"`
 	// Proxy is the URL of an HTTP, HTTPS or SOCKS5 proxy. Absent: those of the environment
 	// (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). May hold user and password.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
@@ -19,6 +20,10 @@ import (
 )
 
 const maxRedirects = 5
+
+// accepted are the encodings that a feed may choose from. Brotli comes last because of what it costs: see
+// decompress.
+const accepted = "gzip, zstd, br;q=0.5"
 
 // connect asks for the feed, following redirects itself because it must choose what another host gets
 // to see (an http.Client would send it custom headers and, as Referer, the URL), and returns an answer that is an event stream, or
@@ -122,7 +127,7 @@ func (s *Source) request(ctx context.Context, target *url.URL, method string, bo
 	h := request.Header
 	h.Set("Accept", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")
-	h.Set("Accept-Encoding", "gzip, zstd")
+	h.Set("Accept-Encoding", accepted)
 	h.Set("User-Agent", s.o.UserAgent)
 	own := sameOrigin(s.url, target)
 	for name, value := range maps.All(s.config.Headers) {
@@ -208,10 +213,10 @@ func (s *Source) judge(r *http.Response) *ending {
 
 func (s *Source) judgeEncoding(r *http.Response) *ending {
 	switch coding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding"))); coding {
-	case "", "identity", "gzip", "x-gzip", "zstd":
+	case "", "identity", "gzip", "x-gzip", "zstd", "br":
 		return nil
 	default:
-		return s.refuse("encoding", "the feed is compressed with %.40q, which was not asked for: gzip, zstd and identity are understood", coding)
+		return s.refuse("encoding", "the feed is compressed with %.40q, which was not asked for: gzip, zstd, br and identity are understood", coding)
 	}
 }
 
@@ -228,8 +233,14 @@ func status(code int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
 }
 
-// decompress returns the body in plain. Both decompressors hand over what the server has flushed
-// without waiting for more.
+// decompress returns the body in plain. All decompressors hand over what the server has flushed without
+// waiting for more.
+//
+// What a connection costs in memory is decided by the server, by the window that it declares: with gzip
+// always some 50 KiB; with zstd the window, at most 8 MiB (RFC 9659, a larger one ends the connection);
+// with brotli as much as has been sent until now, up to the window, which is at most 16 MiB (RFC 7932,
+// section 9.1; what is called large window brotli ends the connection). Either of the latter is held while
+// the connection lasts.
 func decompress(r *http.Response, body io.Reader) (io.ReadCloser, error) {
 	switch strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding"))) {
 	case "gzip", "x-gzip":
@@ -241,6 +252,8 @@ func decompress(r *http.Response, body io.Reader) (io.ReadCloser, error) {
 			return nil, err
 		}
 		return z.IOReadCloser(), nil
+	case "br":
+		return io.NopCloser(brotli.NewReader(body)), nil
 	default:
 		return io.NopCloser(body), nil
 	}

@@ -53,6 +53,7 @@ func BenchmarkDecode(b *testing.B) {
 		{"850B", 850, `{"a":1},`},
 		{"1400B", 1400, `{"a":1},`},
 		{"1400B-hebrew", 1400, "ש"},
+		{"1400B-russian", 1400, `{"текст":"Съешь же ещё этих мягких булок"},`},
 	} {
 		text, events := stream(c.size, c.filler)
 		b.Run(c.name, func(b *testing.B) {

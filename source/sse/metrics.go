@@ -56,6 +56,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
+// Forget removes the metrics of a source that is gone for good.
+func (m *Metrics) Forget(source string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.events, m.bytes, m.dropped, m.reconnects, m.alarms, m.gaps, m.gapSeconds, m.replaced, m.connected, m.last,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"source": source})
+	}
+}
+
 // instruments are the metrics of one source.
 type instruments struct {
 	events, bytes, wrongType, repeats, canaries, alarms prometheus.Counter

@@ -2,7 +2,6 @@ package sse
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -22,6 +21,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +82,96 @@ func metric(t *testing.T, g prometheus.Gatherer, name string) float64 {
 		}
 	}
 	return -1
+}
+
+// TestFeedIsDown: the metrics that docs/operations.md makes alarms of tell a feed that is away, one that
+// refuses us and one that is silent from one that goes, also one that ends its connections all the time.
+func TestFeedIsDown(t *testing.T) {
+	for name, tt := range map[string]struct {
+		feed    millracetest.FeedOptions
+		away    http.HandlerFunc
+		refuses bool
+	}{
+		"away":                {away: millracetest.AnswerStatus(http.StatusServiceUnavailable)},
+		"does not answer":     {away: millracetest.AnswerNothing()},
+		"breaks off":          {away: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		"refuses":             {away: millracetest.AnswerStatus(http.StatusUnauthorized), refuses: true},
+		"ends its connection": {feed: millracetest.FeedOptions{Lifetime: 7 * time.Second}, away: millracetest.AnswerStatus(http.StatusBadGateway)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tt.feed.Heartbeat = 5 * time.Second
+				feed := millracetest.NewFeedHandler(tt.feed)
+				defer feed.Close()
+				up, goDown := context.WithCancel(t.Context())
+				var back atomic.Bool
+				way := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if up.Err() != nil && !back.Load() {
+						tt.away(w, r)
+						return
+					}
+					ctx, end := context.WithCancel(r.Context())
+					if !back.Load() {
+						defer context.AfterFunc(up, end)()
+					}
+					feed.ServeHTTP(w, r.WithContext(ctx))
+					end()
+				}))
+				registry := prometheus.NewRegistry()
+				metrics := NewMetrics(registry)
+				// Scraped every 15 seconds, as Prometheus would; over five minutes.
+				watch := func(metric string) (least, most float64) {
+					for i := range 20 {
+						time.Sleep(15 * time.Second)
+						synctest.Wait()
+						v := sum(t, registry, metric)
+						if i == 0 {
+							least = v
+						}
+						least, most = min(least, v), max(most, v)
+					}
+					return least, most
+				}
+				s := New(config("http://feed/"), Options{Name: "feed", Transport: way, Metrics: metrics, Random: func() float64 { return 0.5 }})
+				if families, err := registry.Gather(); err != nil || sum(t, registry, "millrace_source_connected") != 0 || len(families) < 5 {
+					t.Error("the series of a feed begin with its configuration, not with its first connection", err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- s.Run(ctx, millrace.Resume{}, millracetest.NewRecorder()) }()
+
+				feed.Send(numbered(0, 1)...)
+				if _, most := watch("millrace_source_connected"); most != 1 {
+					t.Error("it is connected")
+				}
+				if age := float64(time.Now().Unix()) - sum(t, registry, "millrace_source_last_event_timestamp_seconds"); age < 290 || age > 310 {
+					t.Errorf("the newest event is %v seconds old", age)
+				}
+				goDown()
+				synctest.Wait()
+				before := sum(t, registry, "millrace_source_alarms_total")
+				if _, most := watch("millrace_source_connected"); most != 0 {
+					t.Error("it is down and said to be connected")
+				}
+				_, most := watch("millrace_source_alarms_total")
+				if (most > before) != tt.refuses {
+					t.Errorf("%v alarms", most-before)
+				}
+				back.Store(true)
+				time.Sleep(5 * time.Minute)
+				if _, most := watch("millrace_source_connected"); most != 1 {
+					t.Error("it is connected again")
+				}
+				cancel()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+				if sum(t, registry, "millrace_source_connected") != 0 {
+					t.Error("it is stopped and said to be connected")
+				}
+			})
+		})
+	}
 }
 
 // TestWikimediaIsReplaced: the same at Wikimedia, which allows two connections and no more.
@@ -324,21 +414,23 @@ func TestSecretsAreNotLogged(t *testing.T) {
 // TestBombs: a body that decompresses to much more than it is, and headers without end, cost bounded
 // memory.
 func TestBombs(t *testing.T) {
+	for _, coding := range []string{"gzip", "zstd", "br"} {
+		t.Run(coding, func(t *testing.T) { bomb(t, coding) })
+	}
+}
+
+func bomb(t *testing.T, coding string) {
 	var bomb bytes.Buffer
-	z := gzip.NewWriter(&bomb)
+	z := millracetest.NewCompressor(&bomb, coding)
 	_, _ = z.Write([]byte("data:"))
 	zeros := make([]byte, 1<<20)
-	for range 24 {
+	for range 12 {
 		_, _ = z.Write(zeros)
 	}
 	_, _ = z.Write([]byte("\n\ndata:after\n\n"))
 	_ = z.Close()
 	feed := millracetest.NewFeed(t, millracetest.FeedOptions{})
-	feed.Answer(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.Header().Set("Content-Encoding", "gzip")
-		_, _ = w.Write(bomb.Bytes())
-	}, func(w http.ResponseWriter, _ *http.Request) {
+	feed.Answer(answerCoded(coding, bomb.String()), func(w http.ResponseWriter, _ *http.Request) {
 		for i := range 1000 {
 			w.Header().Set(fmt.Sprint("X-", i), strings.Repeat("x", 1000))
 		}
@@ -354,10 +446,10 @@ func TestBombs(t *testing.T) {
 	if data[0] != "after" || data[1] != "x" {
 		t.Errorf("got %.100q", data)
 	}
-	if rejected := r.Rejections(); len(rejected) != 1 || rejected[0].Length != 24<<20 || len(rejected[0].Input) > prefixLimit {
+	if rejected := r.Rejections(); len(rejected) != 1 || rejected[0].Length != 12<<20 || len(rejected[0].Input) > prefixLimit {
 		t.Errorf("%d rejections", len(rejected))
 	}
-	if got := (after.TotalAlloc - before.TotalAlloc) >> 20; got > 40 {
+	if got := (after.TotalAlloc - before.TotalAlloc) >> 20; got > 22 {
 		t.Errorf("%d MiB were allocated", got)
 	}
 	if e := r.Events()[1]; len(e.ID) > 200 || len(e.Type) > 1<<16 {

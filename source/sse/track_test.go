@@ -284,6 +284,59 @@ func TestWindowNeverGoesBack(t *testing.T) {
 	}
 }
 
+// TestFeedsThatGoBack: what a server sends again from before the Last-Event-ID comes twice, and nothing is
+// lost; with dedupe everything comes once.
+func TestFeedsThatGoBack(t *testing.T) {
+	for _, dedupe := range []string{"", "n"} {
+		feed := millracetest.NewFeed(t, millracetest.FeedOptions{EventsEach: 10, Repeat: 3})
+		const n = 40
+		for i := range n {
+			feed.Send(millracetest.FeedEvent{ID: fmt.Sprint("id", i), Data: fmt.Sprintf(`{"n":%d}`, i)})
+		}
+		feed.End()
+		c := config(feed.URL)
+		c.Dedupe = dedupe
+		r := run(t, c, Options{}, "")
+		if err := r.ended(); err != nil {
+			t.Fatal(err)
+		}
+		came := map[string]int{}
+		repeats := 0
+		for _, e := range r.Events() {
+			if came[string(e.Data)]++; came[string(e.Data)] > 1 {
+				repeats++
+			}
+		}
+		if len(came) != n || (repeats > 0) != (dedupe == "") {
+			t.Errorf("dedupe %q: %d of %d events came, %d of them again", dedupe, len(came), n, repeats)
+		}
+	}
+}
+
+// TestDedupeOfArrays, as feeds whose arrays are split send them: each array is one event to dedupe, known by
+// a value inside if the path leads there, else by all that it holds.
+func TestDedupeOfArrays(t *testing.T) {
+	for path, want := range map[string]string{
+		"id":   "true false true true", // of no array
+		"0.id": "true false true false",
+	} {
+		c := config("http://h/")
+		c.Dedupe = path
+		w, err := parseWindow(t.Context(), New(c, Options{}), millrace.Resume{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, data := range []string{`[{"id":1},{"id":2}]`, `[{"id":1},{"id":2}]`, `[{"id":2}]`, `[{"id":1}]`} {
+			_, isNew := w.take(nil, &Event{Data: []byte(data)}, "", "")
+			got = append(got, fmt.Sprint(isNew))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: new are %v, want %s", path, got, want)
+		}
+	}
+}
+
 // TestWindowIsBounded: ids that cannot come again are forgotten.
 func TestWindowIsBounded(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)

@@ -23,14 +23,20 @@ import (
 func (s *Source) newTransport() (*http.Transport, error) {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 15 * time.Second, ControlContext: s.control}
 	t := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return thrifty(c), nil
+		},
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     90 * time.Second,
 		MaxIdleConns:        4,
-		ReadBufferSize:      64 << 10, // many small chunks of a busy feed in one read
-		DisableCompression:  true,     // the source decompresses itself
+		ReadBufferSize:      readBuffer,
+		DisableCompression:  true, // the source decompresses itself
 
 		MaxResponseHeaderBytes: 256 << 10,
 	}

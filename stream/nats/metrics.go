@@ -46,6 +46,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes the metrics of a stream that is not open any more.
+func (m *Metrics) Forget(stream string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.appendSeconds, m.appendBytes, m.blocks, m.events, m.bytes, m.trimmed, m.full, m.lost,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"stream": stream})
+	}
+}
+
 // streamMetrics are those of one stream.
 type streamMetrics struct {
 	appendSeconds                                    prometheus.Observer

@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		goleak.VerifyTestMain(m)
 	case "server":
 		runServer()
+	case "crowd":
+		runCrowd()
 	case "appender":
 		runAppender()
 	}

@@ -160,7 +160,7 @@ func (s *State) Save(ctx context.Context, name string, version uint64, write fun
 	if err := s.room(len(data)); err != nil {
 		return 0, unavailable(op, err)
 	}
-	seq, err := s.put(ctx, stateValue+escape(name, true), version, data, time.Time{})
+	seq, err := s.send(ctx, newMessage(stateValue+escape(name, true), version, data, time.Time{}))
 	if errors.Is(err, errFenced) {
 		return 0, millrace.Errorf(millrace.Conflict, op, "the newest version is not %d", version)
 	}
@@ -219,7 +219,7 @@ func (w *stateWriter) flush() {
 	if w.err = w.s.room(len(w.rest)); w.err != nil {
 		return
 	}
-	seq, err := w.s.put(w.ctx, chunkSubject(w.name, w.save, w.chunks), 0, w.rest, time.Time{})
+	seq, err := w.s.send(w.ctx, newMessage(chunkSubject(w.name, w.save, w.chunks), 0, w.rest, time.Time{}))
 	if err != nil {
 		w.err = err
 		return

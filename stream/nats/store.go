@@ -80,6 +80,7 @@ func (e *Engine) storeConfig(name string, subjects []string, metadata map[string
 type storeInfo struct {
 	Config struct {
 		Metadata map[string]string `json:"metadata"`
+		Batches  bool              `json:"allow_atomic"`
 	} `json:"config"`
 	State struct {
 		Messages uint64            `json:"messages"`
@@ -240,15 +241,20 @@ var errStuck = errors.New("JetStream cannot write to its disk; it is started ane
 // publishTimeout bounds the wait for an acknowledgement; the outcome is unknown after it.
 const publishTimeout = 10 * time.Second
 
-// put stores a message if the last of its subject is still last (0: there is none), and returns its
-// sequence once it is durable. stored overrides its time unless it is zero.
-func (s store) put(ctx context.Context, subject string, last uint64, data []byte, stored time.Time) (uint64, error) {
+// newMessage returns a message that is stored if the last of its subject is still last (0: there is none).
+// stored overrides its time unless it is zero.
+func newMessage(subject string, last uint64, data []byte, stored time.Time) *nats.Msg {
 	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
 		jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(last, 10)},
 	}}
 	if !stored.IsZero() {
 		m.Header[storedHeader] = []string{strconv.FormatInt(stored.UnixNano(), 10)}
 	}
+	return m
+}
+
+// send stores a message and returns its sequence once it is durable.
+func (s store) send(ctx context.Context, m *nats.Msg) (uint64, error) {
 	waiting, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	if server := s.e.server; server != nil {

@@ -22,7 +22,8 @@ import (
 type Stream struct {
 	e          *Engine
 	name       string
-	config     StreamConfig
+	config     StreamConfig              // its Retention as it was at first: see retention
+	retention  atomic.Pointer[Retention] // as it is
 	m          streamMetrics
 	partitions []*partition // by number
 	notices    *nats.Subscription
@@ -43,6 +44,10 @@ type partition struct {
 	incarnation atomic.Pointer[string]
 
 	bytes atomic.Int64 // stored, by JetStream's count; ours runs ahead of that by what is appended
+
+	turns   chan struct{} // capacity turns: full while so many producers commit; see Turn
+	group   group
+	batches bool // JetStream takes batches of messages for it; set once, before the first append
 
 	mu      sync.Mutex
 	tail    uint64    // the newest sequence that is known here
@@ -75,6 +80,7 @@ func (e *Engine) Stream(ctx context.Context, name string, c StreamConfig) (*Stre
 		kick:   make(chan struct{}, 1),
 		closed: make(chan struct{}),
 	}
+	s.retention.Store(&c.Retention)
 	e.mu.Lock()
 	taken, closed := e.open[name] != nil, e.closed
 	if !taken && !closed {
@@ -103,10 +109,12 @@ func (s *Stream) openPartitions(ctx context.Context, op string) error {
 			s:         s,
 			partition: name,
 			subject:   subjectPrefix + escape(s.name, true) + "." + name + ".",
+			turns:     make(chan struct{}, turns),
 			holds:     map[string]millrace.Position{},
 			changed:   make(chan struct{}),
 			doubted:   make(chan struct{}),
 		}
+		p.group.p = p
 		if err := p.create(ctx, op); err != nil {
 			return err
 		}
@@ -141,6 +149,7 @@ func (p *partition) create(ctx context.Context, op string) error {
 		config.RePublish = &jetstream.RePublish{
 			Source: p.subject + ">", Destination: noticePrefix + strings.TrimPrefix(p.subject, subjectPrefix) + ">", HeadersOnly: true,
 		}
+		config.AllowAtomicPublish = p.e.server != nil
 		_, err = p.e.js.CreateStream(ctx, config)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process may be faster
 			return fail(op, err, "")
@@ -157,6 +166,12 @@ func (p *partition) create(ctx context.Context, op string) error {
 	if info, err = p.refresh(ctx); err != nil {
 		return fail(op, err, "")
 	}
+	if p.e.server != nil && !info.Config.Batches {
+		if err := p.allowBatches(ctx); err != nil {
+			return fail(op, err, "")
+		}
+	}
+	p.batches = p.e.server != nil
 	// The newest message may be dated ahead of JetStream's own count, if the clock went back.
 	if newest, err := p.get(ctx, getRequest{Seq: max(1, info.State.Last)}); err == nil {
 		p.mu.Lock()
@@ -274,6 +289,33 @@ func (s *Stream) Append(ctx context.Context, name string, after millrace.Positio
 	return millrace.Position{Block: p.blockName(seq), Event: h.Events}, nil
 }
 
+// turns is how many producers may commit to a partition side by side: those whose blocks are on their way alone,
+// and those that gather for the next batch.
+const turns = loners + groupLimit
+
+// Turn waits until it is the caller's turn to commit to a partition, first come, first served; done ends the
+// turn. Where a thousand producers append to one partition, each commit waits for those before it. Who takes
+// what has gathered only when it is his turn appends more at once and later than nobody else's, and an append
+// that is not acknowledged for long is a sign of trouble, not of a queue. Append does not insist on a turn.
+// Unavailable, NotFound.
+func (s *Stream) Turn(ctx context.Context, name string) (done func(), err error) {
+	const verb = "wait for a turn to append to"
+	p, err := s.find(verb, name)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case p.turns <- struct{}{}:
+		return p.turned, nil
+	case <-s.closed:
+		return nil, s.fail(millrace.Unavailable, verb, "the stream is closed")
+	case <-ctx.Done():
+		return nil, s.fail(millrace.Unavailable, verb, "%w", context.Cause(ctx))
+	}
+}
+
+func (p *partition) turned() { <-p.turns }
+
 // append stores a message and tells the readers.
 func (p *partition) append(ctx context.Context, subject string, last uint64, data []byte) (uint64, error) {
 	// JetStream dates a message by the system's clock, which may go back; then the date is in a header.
@@ -285,7 +327,7 @@ func (p *partition) append(ctx context.Context, subject string, last uint64, dat
 	}
 	p.mu.Unlock()
 
-	seq, err := p.put(ctx, subject, last, data, stored)
+	seq, err := p.group.put(ctx, newMessage(subject, last, data, stored))
 	if err != nil {
 		return 0, err
 	}

@@ -68,13 +68,22 @@ func (s *Stream) Release(name, reader string) {
 	}
 }
 
+// Retain changes the retention of an open stream. What is over it goes with the next trimming.
+func (s *Stream) Retain(r Retention) error {
+	if r.Age < 0 || r.Bytes < 0 {
+		return s.fail(millrace.Invalid, "change the retention of", "age is %s, bytes %d: neither can be negative", r.Age, r.Bytes)
+	}
+	s.retention.Store(&r)
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
 // Run trims from time to time, and sooner when the stream is over its size, until ctx ends.
 func (s *Stream) Run(ctx context.Context) error {
-	every := 10 * time.Second
-	if age := s.config.Retention.Age; age > 0 {
-		every = max(min(every, age/20), 10*time.Millisecond)
-	}
-	ticker := time.NewTicker(every)
+	ticker := time.NewTicker(s.trimEvery())
 	defer ticker.Stop()
 	for {
 		if err := s.Trim(ctx); err != nil && ctx.Err() == nil {
@@ -90,8 +99,17 @@ func (s *Stream) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		case <-s.kick:
+			ticker.Reset(s.trimEvery()) // the retention may have changed
 		}
 	}
+}
+
+func (s *Stream) trimEvery() time.Duration {
+	every := 10 * time.Second
+	if age := s.retention.Load().Age; age > 0 {
+		every = max(min(every, age/20), 10*time.Millisecond)
+	}
+	return every
 }
 
 // Trim implements millrace.Retainer. What it does to a producer that is at work is told at Append.
@@ -119,10 +137,11 @@ func (s *Stream) gauge() {
 
 // limit is a partition's share of Retention.Bytes; 0 = unlimited.
 func (s *Stream) limit() int64 {
-	if s.config.Retention.Bytes == 0 {
+	bytes := s.retention.Load().Bytes
+	if bytes == 0 {
 		return 0
 	}
-	return max(1, s.config.Retention.Bytes/int64(s.config.Partitions))
+	return max(1, bytes/int64(s.config.Partitions))
 }
 
 // room makes sure that a block may be stored: that the disk has space, and that the partition has not
@@ -237,7 +256,7 @@ type doomed struct {
 // doomed walks along the messages' headers, so that the blocks themselves need not be read.
 func (p *partition) doomed(ctx context.Context, info storeInfo) (d doomed, err error) {
 	d.subjects = map[string]struct{}{}
-	age, limit := p.s.config.Retention.Age, p.s.limit()
+	age, limit := p.s.retention.Load().Age, p.s.limit()
 	oldest := p.e.o.Now().Add(-age)
 	bytes := info.State.Bytes
 	old := age > 0 && info.State.Oldest.Before(oldest)

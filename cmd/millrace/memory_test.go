@@ -1,0 +1,45 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestGroupMemory(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  int64
+	}{
+		"none": {},
+		"version 2": {map[string]string{
+			"proc/self/cgroup": "0::/a.slice/b.service\n", "sys/fs/cgroup/a.slice/b.service/memory.max": "max\n",
+			"sys/fs/cgroup/a.slice/memory.max": "268435456\n",
+		}, 256 << 20},
+		"a container": {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1048576\n"}, 1 << 20},
+		"version 1": {map[string]string{
+			"proc/self/cgroup": "9:memory:/x\n8:cpu,cpuacct:/\n",
+			"sys/fs/cgroup/memory/x/memory.limit_in_bytes":    "2097152\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes":      "9223372036854771712\n",
+			"sys/fs/cgroup/cpu,cpuacct/memory.limit_in_bytes": "1\n",
+		}, 2 << 20},
+		"no limit": {map[string]string{
+			"proc/self/cgroup": "9:memory:/\n0::/\nnonsense\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			for file, text := range c.files {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(root, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := groupMemory(root); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}
