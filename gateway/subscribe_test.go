@@ -375,10 +375,13 @@ func TestArea(t *testing.T) {
 // still being brought up to date when it asked.
 func TestUpdateBeforeLive(t *testing.T) {
 	_, w, server := cars(t, 1, nil)
+	watch := server.dial(t, "/cars/east", v1)
+	watch.live()
 	for i := range 200 {
 		w.put(fmt.Sprint("west ", i), `{"lat":1,"lon":1}`)
 	}
 	w.put("east", `{"lat":1,"lon":50}`)
+	watch.expect(`east {"lat":1,"lon":50}`) // the gateway's table has it, too
 	for range 30 {
 		c := server.dial(t, "/live", v1)
 		c.say(`{"subscribe":"m","to":"/map","since":"latest","area":{"box":[0,0,2,2]}}`)
