@@ -29,6 +29,8 @@ type Options struct {
 	State millrace.State
 	// Page serves every path that is no endpoint, "/" included. Nil answers them 404.
 	Page http.Handler
+	// Ready is called when clients are served: the tables are read, and the journal is open. May be nil.
+	Ready func()
 	// Dead takes what the journal of connections cannot encode, which does not happen. Required with presence.
 	Dead            millrace.Stream
 	ProducerMetrics *producer.Metrics
@@ -268,6 +270,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 		}
 	})
 	g.logger.Info("gateway: serving", "address", l.Addr().String(), "endpoints", len(g.endpoints))
+	if g.options.Ready != nil {
+		g.options.Ready()
+	}
 
 	select {
 	case <-ctx.Done():

@@ -180,7 +180,7 @@ func (p *pipeline) addSources(n *plan) error {
 			}
 		}
 		err := n.add(tierSources, "ingest/"+address, i.listener, func() (*stage, error) {
-			return p.server("ingest/"+address, n.doors[doorName("sources", address)], i.listener, i.Run), nil
+			return p.server("ingest/"+address, n.doors[doorName("sources", address)], i.listener, atOnce(i.Run)), nil
 		})
 		if err != nil {
 			return err
@@ -369,7 +369,8 @@ func (p *pipeline) addGateway(n *plan) error {
 		if _, err := gateway.New(*c, options); err != nil {
 			return nil, err
 		}
-		made := p.server("gateway", n.doors[doorName("gateway", c.Listen)], c.Listener, func(ctx context.Context, l net.Listener) error {
+		made := p.server("gateway", n.doors[doorName("gateway", c.Listen)], c.Listener, func(ctx context.Context, l net.Listener, ready func()) error {
+			options.Ready = ready
 			g, err := gateway.New(*c, options) // one runs once
 			if err != nil {
 				return err
@@ -419,12 +420,20 @@ func (p *pipeline) addAdmin(n *plan) error {
 			options.Reload = p.askReload
 		}
 		a := admin.New(*c, options)
-		return p.server("admin", n.doors[doorName("admin", c.Listen)], listener.Config{TLS: c.TLS}, a.Run), nil
+		return p.server("admin", n.doors[doorName("admin", c.Listen)], listener.Config{TLS: c.TLS}, atOnce(a.Run)), nil
 	})
 }
 
+// atOnce is for servers that are ready as soon as they run.
+func atOnce(run func(context.Context, net.Listener) error) func(context.Context, net.Listener, func()) error {
+	return func(ctx context.Context, l net.Listener, ready func()) error {
+		ready()
+		return run(ctx, l)
+	}
+}
+
 // server is a stage that serves at a door. After a failure the same address is bound again.
-func (p *pipeline) server(name string, d *door, c listener.Config, run func(context.Context, net.Listener) error) *stage {
+func (p *pipeline) server(name string, d *door, c listener.Config, run func(context.Context, net.Listener, func()) error) *stage {
 	s := p.stage(name, func(ctx context.Context, ready func()) error {
 		bare, err := d.serve(ctx)
 		if err != nil {
@@ -436,8 +445,7 @@ func (p *pipeline) server(name string, d *door, c listener.Config, run func(cont
 			return err
 		}
 		defer l.Close() // if run has not
-		ready()
-		err = run(ctx, l)
+		err = run(ctx, l, ready)
 		if err != nil || over(context.Background(), p.ending) {
 			d.shut()
 		}
