@@ -30,7 +30,7 @@ const (
 // Server is a listener that one or more sources share.
 type Server struct {
 	log         *slog.Logger
-	instruments instruments // of requests that reach no source
+	instruments instruments                        // of requests that reach no source
 	sources     atomic.Pointer[map[string]*Source] // by stream
 
 	draining atomic.Bool
