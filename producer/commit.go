@@ -65,7 +65,7 @@ func (p *Producer) Run(ctx context.Context) error {
 
 	var ahead sync.WaitGroup
 	p.mu.Lock()
-	p.goAhead = sync.OnceFunc(func() { ahead.Go(func() { p.encodeAhead(ctx) }) }) // most producers never need it
+	p.goAhead = func() { ahead.Go(p.encodeAhead) } // most producers never need it
 	p.mu.Unlock()
 	defer ahead.Wait()
 	err := p.commitAll(ctx, appends)
@@ -159,10 +159,7 @@ func (p *Producer) setTurning(turning bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.turning = turning
-	if turning && p.mayEncodeAhead() {
-		p.goAhead()
-		p.changed.Broadcast()
-	}
+	p.startAhead()
 }
 
 // nextFlush waits for something to commit. It returns nil when ctx has ended or the producer failed.
@@ -179,9 +176,7 @@ func (p *Producer) nextFlush(ctx context.Context) (*flush, error) {
 		}
 		if f != nil {
 			p.ready, p.appending = nil, true
-			if p.mayEncodeAhead() {
-				p.goAhead()
-			}
+			p.startAhead()
 			p.changed.Broadcast()
 			return f, nil
 		}
@@ -190,18 +185,25 @@ func (p *Producer) nextFlush(ctx context.Context) (*flush, error) {
 	return nil, nil
 }
 
+// startAhead starts encodeAhead if it has something to do and does not run. The caller holds mu.
+func (p *Producer) startAhead() {
+	if p.mayEncodeAhead() && !p.ahead {
+		p.ahead = true
+		p.goAhead()
+	}
+}
+
 // encodeAhead encodes the next flush while one is being appended, once the gathering is full: Emit
-// would only wait, and the processor with it.
-func (p *Producer) encodeAhead(ctx context.Context) {
+// would only wait, and the processor with it. It ends when there is no such thing to do.
+func (p *Producer) encodeAhead() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.err == nil && ctx.Err() == nil {
-		if !p.mayEncodeAhead() {
-			p.changed.Wait()
-		} else if err := p.takeAndEncode(); err != nil {
+	for p.mayEncodeAhead() {
+		if err := p.takeAndEncode(); err != nil {
 			p.fail(err)
 		}
 	}
+	p.ahead = false
 }
 
 // mayAppend says whether what has gathered can be taken to be appended at once.
@@ -211,7 +213,7 @@ func (p *Producer) mayAppend() bool {
 
 // mayEncodeAhead says whether what has gathered can be taken to wait for the flush in flight.
 func (p *Producer) mayEncodeAhead() bool {
-	return (p.appending || p.turning) && !p.encoding && p.ready == nil && p.full()
+	return p.err == nil && (p.appending || p.turning) && !p.encoding && p.ready == nil && p.full()
 }
 
 func (p *Producer) full() bool {
@@ -227,6 +229,7 @@ func (p *Producer) takeAndEncode() error {
 	p.gathering, p.spare = p.spare, nil
 	p.encoding = true
 	p.flush++
+	p.usual = max(g.bytes, p.usual-p.usual/8)
 	f := &flush{
 		number: p.flush,
 		before: p.standing,
@@ -258,19 +261,23 @@ func (p *Producer) stillOpen() []millrace.BlockRef {
 // encode moves the gathering's builders into the flush's parts and encodes the first of each target.
 func (p *Producer) encode(f *flush, g *gathering) error {
 	f.parts = make([][]part, len(g.parts))
-	for i, builders := range g.parts {
-		if builders[0].Len() == 0 && i != p.home {
-			continue
+	for i, gathered := range g.parts {
+		if len(gathered) == 0 {
+			if i != p.home {
+				continue
+			}
+			gathered = []*block.Builder{takeBuilder(0)} // the commit has a block even without events
 		}
-		f.parts[i] = make([]part, len(builders))
-		for n, builder := range builders {
+		f.parts[i] = make([]part, len(gathered))
+		for n, builder := range gathered {
 			f.parts[i][n].builder = builder
 		}
 		// In fresh memory: the stream may keep it.
-		b, err := builders[0].Encode(nil, p.header(f, i, 0, nil))
+		b, err := gathered[0].Encode(nil, p.header(f, i, 0, nil))
 		if err != nil {
 			return err
 		}
+		giveBuilder(gathered[0])
 		f.parts[i][0] = part{block: b}
 	}
 	return nil
@@ -336,6 +343,7 @@ func (p *Producer) appendParts(ctx, appends context.Context, f *flush, i int) er
 			if b, err = builder.Encode(nil, p.header(f, i, n, earlier)); err != nil {
 				return err
 			}
+			giveBuilder(builder)
 		}
 		began := time.Now()
 		if err := p.append(ctx, appends, t, b); err != nil {

@@ -5,40 +5,28 @@ import (
 	"github.com/millrace/millrace/block"
 )
 
-// gathering is what the next flush will write. Each target has at least one builder; more when the
-// events of one call do not fit a block.
+// gathering is what the next flush will write. Each target has builders once there are events for it; more
+// than one when they do not fit a block.
 type gathering struct {
 	parts   [][]*block.Builder
 	events  int // dead letters among them
 	letters int // dead letters
 	bytes   int
-	usual   int // bytes that flushes had lately: the most, less as it lies further back
 	cursor  []byte
 	calls   uint64 // Producer.emitted after the newest call; 0 while nothing has gathered
 }
 
 func newGathering(targets int) *gathering {
-	g := &gathering{parts: make([][]*block.Builder, targets)}
-	for i := range g.parts {
-		g.parts[i] = []*block.Builder{{}}
-	}
-	return g
+	return &gathering{parts: make([][]*block.Builder, targets)}
 }
 
-// reset makes the gathering empty. It keeps the memory that flushes have needed lately: of a thousand
-// producers, each has had much to gather at some time or other.
+// reset makes the gathering empty; its builders have gone to the flush.
 func (g *gathering) reset() {
-	const slack = 4 << 10 // what is worth no thought
-	usual := max(g.bytes, g.usual-g.usual/8)
 	for i, parts := range g.parts {
-		if parts[0].Held() > 4*usual+slack {
-			parts[0] = &block.Builder{}
-		}
-		parts[0].Reset()
-		clear(parts[1:])
-		g.parts[i] = parts[:1]
+		clear(parts)
+		g.parts[i] = parts[:0]
 	}
-	*g = gathering{parts: g.parts, cursor: g.cursor[:0], usual: usual}
+	*g = gathering{parts: g.parts, cursor: g.cursor[:0]}
 }
 
 // gather puts an event into its partition, or makes it a dead letter if it can't be stored.
@@ -67,20 +55,27 @@ func (p *Producer) gatherUnstorable(e *millrace.Event, at millrace.Cursor, reaso
 // fails: Invalid (the time) or TooLarge.
 func (p *Producer) add(i int, e *millrace.Event) error {
 	t, parts := p.targets[i], p.gathering.parts[i]
-	b := parts[len(parts)-1]
 	size := sizeOf(e)
 	if size > t.room && !p.fitsAlone(t, e) {
 		return millrace.Errorf(millrace.TooLarge, "store event",
 			"it has %d bytes, and blocks of stream %q have at most %d", size, t.stream.Name(), t.stream.MaxBlock())
 	}
-	if b.Len() > 0 && (b.Size()+size > t.room || b.Len() >= block.MaxEvents) {
-		b = &block.Builder{}
-		if err := b.Add(e); err != nil {
-			return err
+	var b *block.Builder
+	if len(parts) > 0 {
+		b = parts[len(parts)-1]
+	}
+	isNew := b == nil || b.Len() > 0 && (b.Size()+size > t.room || b.Len() >= block.MaxEvents)
+	if isNew {
+		b = takeBuilder(p.usual)
+	}
+	if err := b.Add(e); err != nil {
+		if isNew {
+			giveBuilder(b)
 		}
-		p.gathering.parts[i] = append(parts, b)
-	} else if err := b.Add(e); err != nil {
 		return err
+	}
+	if isNew {
+		p.gathering.parts[i] = append(parts, b)
 	}
 	p.gathering.events++
 	p.gathering.bytes += size

@@ -32,6 +32,7 @@ type Producer struct {
 
 	// Two gatherings take turns: one gathers while the other is encoded.
 	gathering, spare *gathering
+	usual            int    // bytes that flushes had lately: the most, less as it lies further back
 	encoding         bool   // a gathering was taken and is not in ready yet
 	ready            *flush // encoded; waits for the flush that is being appended
 	turning          bool   // Run waits for its turn at the stream
@@ -44,7 +45,8 @@ type Producer struct {
 	emitted, durable        uint64 // calls, counted
 	queueEvents, queueBytes int    // gathered and not yet durable
 
-	goAhead func()             // starts encodeAhead, unless it runs; set while Run runs
+	goAhead func()             // starts encodeAhead; set while Run runs
+	ahead   bool               // encodeAhead runs
 	stop    context.CancelFunc // ends Run; nil before it
 	done    chan struct{}      // closed when Run has ended
 	closed  bool               // Close was called
@@ -208,11 +210,8 @@ func (p *Producer) EmitAll(ctx context.Context, events []millrace.Event, rejecti
 	p.config.Budget.hold(g.bytes - bytes0)
 	p.metrics.queueEvents.Set(float64(p.queueEvents))
 	p.metrics.queueBytes.Set(float64(p.queueBytes))
-	switch {
-	case p.mayEncodeAhead():
-		p.goAhead()
-		p.changed.Broadcast()
-	case p.mayAppend():
+	p.startAhead()
+	if p.mayAppend() {
 		p.changed.Broadcast()
 	}
 	return p.err

@@ -36,7 +36,8 @@ func (s *Source) newTransport() (*http.Transport, error) {
 		IdleConnTimeout:     90 * time.Second,
 		MaxIdleConns:        4,
 		ReadBufferSize:      readBuffer,
-		DisableCompression:  true, // the source decompresses itself
+		WriteBufferSize:     1 << 10, // a request is all that is written
+		DisableCompression:  true,    // the source decompresses itself
 
 		MaxResponseHeaderBytes: 256 << 10,
 	}
