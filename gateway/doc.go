@@ -8,18 +8,20 @@
 // For each stream there is one feed with one reader per partition; it writes each event once per dialect (how
 // subscriptions want it: framing, name, compression) and hands the same bytes to every subscription that wants
 // it. Those that name keys are found by key; those that watch areas by place; the others form audiences, one
-// for each distinct filter and prefix. A subscription that resumes reads the stream by itself, at the pace of
-// its socket, until it has come to where the feed is, and joins there.
+// for each distinct filter and prefix. A subscription that resumes goes through what it has missed, at the pace of
+// its socket, until it has come to where the feed is, and joins there; what many have missed is read once.
 //
 //	gateway.go     endpoint.go    config.go     what there is to connect to; serve, drain
 //	request.go     connect.go     access.go     from an HTTP request to a connection, or to a clear refusal
 //	origin.go      wish.go        since.go      who may ask, for what, from where on
 //	subprotocol.go websocket/                   which protocol; RFC 6455 and 7692
-//	connection.go  outlet.go      message.go    one client, its way out, what it says
-//	subscription.go               fanout.go     one stream, and who wants what of it
+//	connection.go  message.go                   one client, and what it says
+//	outlet.go      drop.go                      its way out, and what is dropped on it
+//	subscription.go feed.go       fanout.go     one stream, who wants what of it, and handing it out
 //	rendering.go   encode.go      sse.go        events, written once for all
 //	area.go        latest.go                    what is where, the newest of each key
-//	resume.go      replay.go                    the way from a position to the live edge
+//	resume.go      replay.go      catchup.go    the way from a position to the live edge
+//	history.go     stretch.go                   what those on that way share
 //	ping.go                                     quiet, silent and stalled connections
 //	presence.go    control.go                   who is connected
 //	emulate.go                                  API Gateway's endpoints, on our connections

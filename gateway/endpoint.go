@@ -4,7 +4,38 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/auth"
 )
+
+// endpoint is a path that serves a feed.
+type endpoint struct {
+	path      string
+	config    Endpoint
+	feed      *feed        // nil: a connection to it has no subscription to begin with
+	auth      *auth.Config // nil: everyone may connect
+	guard     *auth.Guard
+	api       *apigateway.API       // nil: it is of another kind
+	deliverer *apigateway.Deliverer // of api
+	areas     *areas                // nil: areas cannot be asked for
+	lag       prometheus.Observer
+	gaps      prometheus.Counter
+	dropped   prometheus.Counter
+	replays   prometheus.Counter
+	traffic   [formsCount]traffic
+}
+
+// traffic is what an endpoint hands out in one form.
+type traffic struct {
+	connections   prometheus.Gauge
+	connects      prometheus.Counter
+	events, bytes prometheus.Counter
+
+	eventsNow, bytesNow int // of this pass; guarded by feed.mu
+}
 
 // inPath says whether the path of a request names the key.
 func (e *endpoint) inPath() bool { return strings.Contains(e.path, "{") }

@@ -1,0 +1,343 @@
+package gateway
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/table"
+)
+
+// latest sends the rows of the table with which the subscription begins.
+func (r *replay) latest(ctx context.Context) error {
+	rows := r.rows
+	if r.rows = nil; len(rows) == 0 {
+		return nil
+	}
+	r.begin()
+	defer r.rest()
+	slices.SortFunc(rows, func(a, b *table.Row) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), a.At.Compare(b.At))
+	})
+	for _, row := range rows {
+		if !r.addRow(row) || len(r.buf) < r.c.out.limit/2 {
+			continue
+		}
+		if full, err := r.hand(ctx); err != nil {
+			return err
+		} else if full {
+			if err := r.await(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := r.hand(ctx)
+	return err
+}
+
+// addRow writes a row, if it is for the client.
+func (r *replay) addRow(row *table.Row) bool {
+	if !r.s.wantsKey([]byte(row.Event.Key)) {
+		return false
+	}
+	wanted, had := r.match == nil || r.match.MatchEvent(&row.Event), false
+	if r.s.area != nil {
+		p, ok := r.s.endpoint.areas.locateSafely(row.Event.Data)
+		had = ok && r.before != nil && r.before.contains(p)
+		wanted = wanted && ok && r.s.area.contains(p)
+		if wanted || had {
+			r.show(row.Event.Key, wanted)
+		}
+	}
+	switch {
+	case wanted == had:
+		return false
+	case wanted:
+		r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOfRow(row), 0, nil)
+	default:
+		r.buf = r.s.appendLeft(r.buf, itemOfRow(row), 0, nil)
+	}
+	r.events++
+	return true
+}
+
+// show remembers whether the client has an object inside its area.
+func (r *replay) show(key string, inside bool) {
+	if len(r.shown) < maxShown {
+		if r.shown == nil {
+			r.shown = map[string]bool{}
+		}
+		r.shown[key] = inside
+	}
+}
+
+// pass sends the events of a window that lie beyond r.at and not beyond place. full says that the
+// client's socket does not take more for now; r.at is where to go on.
+func (r *replay) pass(ctx context.Context, i int, w *window, place millrace.Position) (full bool, err error) {
+	n, end, last := w.events(r.at[i]), w.events(place), w.end()
+	if last.Compare(place) > 0 {
+		last = place
+	}
+	for b := w.block(n); n < end && w.blocks[b].Stored.Before(r.notBefore); b++ {
+		n = w.starts[b+1]
+	}
+	if n >= end {
+		r.at[i] = last
+		return false, nil
+	}
+	if x := r.written(w); x != nil {
+		return r.share(ctx, i, w, x, n, end, last)
+	}
+	return r.write(ctx, i, w, n, end, last)
+}
+
+// written returns the window's events as they are written for all, if the client wants them all.
+func (r *replay) written(w *window) *written {
+	if len(r.s.keys) > 0 || r.s.prefix != "" || r.match != nil || r.s.area != nil {
+		return nil
+	}
+	return w.writtenIn(r.s.dialect)
+}
+
+// share sends the events from n up to end, which is at last.
+func (r *replay) share(ctx context.Context, i int, w *window, x *written, n, end int, last millrace.Position) (full bool, err error) {
+	for n < end {
+		m := x.until(n, end, r.c.out.limit/2)
+		frames := x.frames[x.starts[n]:x.starts[m]]
+		if len(frames) > r.c.out.limit {
+			frames = bytes.Clone(frames) // given away, and no more than that is held by a slow client
+		}
+		if full, err = r.give(ctx, frames, m-n); err != nil {
+			return false, err
+		}
+		if r.at[i], n = w.position(m-1), m; full {
+			return true, nil
+		}
+	}
+	r.at[i] = last
+	return false, nil
+}
+
+// write writes the events from n up to end, which is at last, that are for the client, and sends them.
+func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last millrace.Position) (full bool, err error) {
+	sections := block.IDs | block.Data
+	if r.match != nil {
+		sections |= r.s.filter.Needs()
+	}
+	var only []int32
+	if len(r.s.keys) > 0 {
+		if x := w.indexed(); x != nil {
+			only = x.find(r.only[:0], w, r.s.keys, n, end)
+			if r.only = only; len(only) == 0 {
+				r.at[i] = last
+				return false, nil
+			}
+		}
+	}
+	b, entered := w.block(n), false
+	for j := 0; n < end; j++ {
+		if only != nil {
+			if j == len(only) {
+				break
+			}
+			n = int(only[j])
+		}
+		for ; n >= w.starts[b+1]; b++ {
+			entered = false
+		}
+		p, k := w.blocks[b], n-w.starts[b]
+		if err = p.load(w.stretch, block.Keys); err == nil && r.s.wantsKey(p.reader.Key(k)) {
+			err = p.load(w.stretch, sections)
+		} else if err == nil {
+			n++
+			continue
+		}
+		if err != nil { // before anything was made of the block
+			return r.skip(ctx, i, w, b, last, err)
+		}
+		if !entered {
+			entered = true
+			r.setIDs(i, p.At.Block)
+		}
+		if what := r.judge(p.reader, k); what != nothing {
+			if more := len(p.reader.Data(k)) + eventOverhead; len(r.buf) > 0 && len(r.buf)+more > r.c.out.limit/2 {
+				if full, err = r.flush(ctx, i, w.position(n-1)); full || err != nil {
+					return full, err
+				}
+			}
+			r.add(p.reader, k, what)
+		}
+		n++
+	}
+	return r.flush(ctx, i, last)
+}
+
+// skip leaves out the b-th block, up to last, because it cannot be read.
+func (r *replay) skip(ctx context.Context, i int, w *window, b int, last millrace.Position, why error) (full bool, err error) {
+	at := r.at[i]
+	if b > 0 && w.blocks[b-1].At.Compare(at) > 0 {
+		at = w.blocks[b-1].At
+	}
+	if full, err = r.flush(ctx, i, at); full || err != nil {
+		return full, err
+	}
+	if end := w.blocks[b].At; end.Compare(last) < 0 {
+		last = end
+	}
+	r.c.gateway.logger.Error("gateway: a block is left out", "stream", r.feed.stream.Name(),
+		"partition", r.feed.parts[i].Name, "block", last.Block, "error", why)
+	r.gap(i, &millrace.Gap{After: at, First: last, Reason: unreadable})
+	return false, nil
+}
+
+// put is what a client is told of an event.
+type put uint8
+
+const (
+	nothing put = iota
+	whole
+	left // only that its object has left the area
+)
+
+// judge returns what the client is told of the k-th event of a block.
+func (r *replay) judge(b *block.Reader, k int) put {
+	matches := r.match == nil || r.match.Match(b, k)
+	if r.s.area == nil {
+		if matches {
+			return whole
+		}
+		return nothing
+	}
+	p, inside := r.s.endpoint.areas.locateSafely(b.Data(k))
+	inside = inside && matches && r.s.area.contains(p)
+	key := string(b.Key(k))
+	had, known := r.shown[key]
+	had = had || !known && !r.fresh // a client that comes back may have it from before
+	r.show(key, inside && !b.Deleted(k))
+	switch {
+	case inside, had && b.Deleted(k):
+		return whole
+	case had:
+		return left
+	default:
+		return nothing
+	}
+}
+
+// add writes an event.
+func (r *replay) add(b *block.Reader, k int, what put) {
+	if what == whole {
+		r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOf(b, k), uint32(k)+1, &r.ids)
+	} else {
+		r.buf = r.s.appendLeft(r.buf, itemOf(b, k), uint32(k)+1, &r.ids)
+	}
+	r.events++
+}
+
+// flush hands over what is written so far, which reaches up to at.
+func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full bool, err error) {
+	r.at[i] = at
+	return r.hand(ctx)
+}
+
+// hand hands over what is written so far.
+func (r *replay) hand(ctx context.Context) (full bool, err error) {
+	full, err = r.give(ctx, r.buf, r.events)
+	if len(r.buf) > r.c.out.limit {
+		r.buf = nil // given away
+	}
+	r.buf, r.events = r.buf[:0], 0
+	return full, err
+}
+
+// give hands over frames. If they are more than a queue may have, they are given away.
+func (r *replay) give(ctx context.Context, frames []byte, events int) (full bool, err error) {
+	if len(frames) == 0 {
+		return false, nil
+	}
+	for {
+		switch r.c.out.send(frames, len(frames) > r.c.out.limit) {
+		case gone:
+			return false, errGone
+		case refused: // of pongs, or of another subscription: wait, since what is written must not be lost
+			if err := r.await(ctx); err != nil {
+				return false, err
+			}
+			continue
+		case queued:
+			full = true
+		case sent:
+		}
+		t := &r.s.endpoint.traffic[r.s.form]
+		t.events.Add(float64(events))
+		t.bytes.Add(float64(len(frames)))
+		return full, nil
+	}
+}
+
+// scratch is what a replay needs while it works, and not while it waits.
+type scratch struct {
+	buf  []byte // frames that are not handed over yet
+	text []byte
+	only []int32
+	ids  idText
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// begin takes a scratch, and rest gives it back.
+func (r *replay) begin() { r.scratch = scratches.Get().(*scratch) }
+
+func (r *replay) rest() {
+	if cap(r.buf) <= maxScratch {
+		r.buf = r.buf[:0]
+		scratches.Put(r.scratch)
+	}
+	r.scratch = nil
+}
+
+// maxScratch bounds the buffers that are kept for others.
+const maxScratch = 256 << 10
+
+// gap tells the client that events are gone, and goes on after them.
+func (r *replay) gap(i int, gap *millrace.Gap) {
+	r.at[i], r.confirmed[i] = gap.First, true
+	r.s.tellGap(r.appendID(nil), r.feed.parts[i].Name, gap, r.c.out.send)
+}
+
+// appendID appends the id of where the replay is.
+func (r *replay) appendID(dst []byte) []byte {
+	incarnation := ""
+	for n, i := range r.s.parts {
+		if n > 0 {
+			dst = append(dst, '~')
+		}
+		dst, incarnation = appendPlace(dst, incarnation, r.feed.parts[i].Name, r.at[i])
+	}
+	return dst
+}
+
+// setIDs prepares the ids of a block's events.
+func (r *replay) setIDs(i int, name string) {
+	t, incarnation := &r.ids, ""
+	t.before, t.after = t.before[:0], t.after[:0]
+	for n, j := range r.s.parts {
+		dst := &t.before
+		if j > i {
+			dst = &t.after
+		}
+		if n > 0 {
+			*dst = append(*dst, '~')
+		}
+		if j == i {
+			*dst, incarnation = appendBlock(*dst, incarnation, r.feed.parts[j].Name, name)
+			*dst = append(*dst, '.')
+		} else {
+			*dst, incarnation = appendPlace(*dst, incarnation, r.feed.parts[j].Name, r.at[j])
+		}
+	}
+}
