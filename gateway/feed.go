@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/table"
@@ -246,4 +245,3 @@ func (l *lookahead) took(d delivery) {
 	default:
 	}
 }
-

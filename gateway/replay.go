@@ -292,4 +292,3 @@ func (r *replay) read(ctx context.Context, i int, place millrace.Position) (wind
 	}
 	return got.window, nil
 }
-
