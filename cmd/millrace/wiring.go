@@ -434,13 +434,14 @@ func atOnce(run func(context.Context, net.Listener) error) func(context.Context,
 
 // server is a stage that serves at a door. After a failure the same address is bound again.
 func (p *pipeline) server(name string, d *door, c listener.Config, run func(context.Context, net.Listener, func()) error) *stage {
+	dataDir := p.config.DataDir // which never changes
 	s := p.stage(name, func(ctx context.Context, ready func()) error {
 		bare, err := d.serve(ctx)
 		if err != nil {
 			return err
 		}
 		defer bare.Close() // if nobody else has
-		l, err := listener.Wrap(bare, c, listener.Options{Logger: p.log, DataDir: p.config.DataDir})
+		l, err := listener.Wrap(bare, c, listener.Options{Logger: p.log, DataDir: dataDir})
 		if err != nil {
 			return err
 		}
