@@ -197,8 +197,12 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		problem("endpoints", "there are none; write at least one, such as /vehicles: {from: STREAM, key: \"query:VehicleID\"}")
 	}
 	for path, e := range c.Endpoints {
-		if a := cmp.Or(e.Auth, c.Auth); a != nil && a.Token.Query != "" && e.Key == "query:"+a.Token.Query {
+		a := cmp.Or(e.Auth, c.Auth)
+		if a != nil && a.Token.Query != "" && e.Key == "query:"+a.Token.Query {
 			problem("endpoints."+path+".key", "%q is the parameter of the token, too; choose another name", e.Key)
+		}
+		if strings.HasPrefix(e.Key, "claim:") && (a == nil || a.Open) {
+			problem("endpoints."+path+".key", "%q needs a token, and none is asked for: nobody could connect; write auth", e.Key)
 		}
 		if e.Auth != nil && e.Auth.UsesCookie() && slices.Contains(c.Origins, "*") {
 			problem("endpoints."+path+".auth.token.cookie", "browsers send cookies for pages of every origin, and origins allow all; "+
