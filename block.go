@@ -59,10 +59,11 @@ func (b StoredBlock) Position(i int) Position {
 	return Position{Block: b.At.Block, Event: uint32(i) + 1}
 }
 
-// Skip returns how many of the block's events a reader that has come to after has already seen.
+// Skip returns how many of the block's events a reader that has come to after has already seen: none, if that is
+// a position of another incarnation.
 func (b StoredBlock) Skip(after Position) int {
 	switch {
-	case b.At.Block > after.Block:
+	case b.At.Block > after.Block, b.At.Incarnation() != after.Incarnation():
 		return 0
 	case b.At.Block < after.Block, after.Event > b.Header.Events:
 		return int(b.Header.Events)

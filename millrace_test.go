@@ -114,6 +114,22 @@ func TestSkip(t *testing.T) {
 	}
 }
 
+// The names of incarnations sort in no particular way: of another one nothing has been seen.
+func TestSkipOfAnotherLife(t *testing.T) {
+	b := millrace.StoredBlock{
+		Block: millrace.Block{Header: millrace.Header{Events: 10}},
+		At:    millrace.Position{Block: millrace.BlockName("m", 5), Event: 10},
+	}
+	for _, other := range []string{"a", "z"} {
+		if got := b.Skip(millrace.Position{Block: millrace.BlockName(other, 9), Event: 3}); got != 0 {
+			t.Errorf("after a position of %q: skip %d", other, got)
+		}
+	}
+	if got := b.Skip(millrace.Position{Block: millrace.BlockName("m", 9)}); got != 10 {
+		t.Errorf("after a later position: skip %d", got)
+	}
+}
+
 func TestCodeOf(t *testing.T) {
 	conflict := millrace.Errorf(millrace.Conflict, "append", "another writer")
 	for _, tt := range []struct {

@@ -92,6 +92,16 @@ func ParseBlockName(block string) (incarnation string, n uint64, err error) {
 	return block[:i], n, nil
 }
 
+// Incarnation is the life of the stream that the position belongs to; "" of the start, and of a position whose
+// block's name does not tell. Positions of different incarnations do not compare.
+func (p Position) Incarnation() string {
+	incarnation, _, err := ParseBlockName(p.Block)
+	if err != nil {
+		return ""
+	}
+	return incarnation
+}
+
 // GapReason says why a range of positions is gone.
 type GapReason string
 

@@ -432,7 +432,7 @@ func (w *world) damageSnapshot(t testing.TB) {
 // trim makes a stream that has lost the blocks up to the i-th event.
 func (w *world) trim(t *testing.T, i int) {
 	at := w.sentAt["0"][i]
-	kept := memory.New("positions", memory.Options{Retention: memory.Retention{Age: time.Nanosecond}, Incarnation: incarnation(at)})
+	kept := memory.New("positions", memory.Options{Retention: memory.Retention{Age: time.Nanosecond}, Incarnation: at.Incarnation()})
 	after := millrace.Position{}
 	for _, b := range blocks(t, w.from) {
 		var err error

@@ -56,7 +56,7 @@ func (t *task) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if incarnation(end) == incarnation(t.cursor) && t.cursor.Compare(end) > 0 && !end.IsStart() {
+	if end.Incarnation() == t.cursor.Incarnation() && t.cursor.Compare(end) > 0 && !end.IsStart() {
 		return millrace.Errorf(millrace.Internal, "recover", "stream %q has lost its tail: the query has emitted results up to %q, and the stream ends at %q; restore the stream, or create it again",
 			t.q.o.From.Name(), t.cursor, end)
 	}

@@ -195,7 +195,7 @@ func (t *task) gap(gap *millrace.Gap) error {
 // not emitted.
 func (t *task) process(work context.Context, b millrace.StoredBlock) error {
 	n := int(b.Header.Events)
-	i, old := skip(b, t.at), skip(b, t.cursor)
+	i, old := b.Skip(t.at), b.Skip(t.cursor)
 	if i >= n {
 		return nil
 	}
@@ -263,7 +263,7 @@ func (t *task) behind() bool {
 	case t.at.IsStart():
 		return true
 	default:
-		return incarnation(t.at) == incarnation(t.cursor) && t.at.Compare(t.cursor) < 0
+		return t.at.Incarnation() == t.cursor.Incarnation() && t.at.Compare(t.cursor) < 0
 	}
 }
 
@@ -287,22 +287,4 @@ func (t *task) drain(work context.Context) error {
 
 func damaged(b millrace.StoredBlock, err error) error {
 	return millrace.Errorf(millrace.Internal, "read the input", "block %s is damaged: %w", b.At.Block, err)
-}
-
-// skip returns how many of the block's events come before a position of the same incarnation; of another
-// incarnation none do.
-func skip(b millrace.StoredBlock, after millrace.Position) int {
-	if incarnation(b.At) != incarnation(after) {
-		return 0
-	}
-	return b.Skip(after)
-}
-
-// incarnation of a position; "" if its block's name does not tell.
-func incarnation(p millrace.Position) string {
-	name, _, err := millrace.ParseBlockName(p.Block)
-	if err != nil {
-		return ""
-	}
-	return name
 }

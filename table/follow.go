@@ -71,7 +71,7 @@ func (c *catchUp) partition(ctx context.Context, name string) error {
 // incarnations do not compare: then it has.
 func (c *catchUp) behind(name string, end millrace.Position) bool {
 	at := c.t.Place(name)
-	return !end.IsStart() && (at.IsStart() || incarnation(at) != incarnation(end) || at.Compare(end) < 0)
+	return !end.IsStart() && (at.IsStart() || at.Incarnation() != end.Incarnation() || at.Compare(end) < 0)
 }
 
 // read reads a partition to end, or to where it must be read anew from its start.
@@ -101,7 +101,7 @@ func (c *catchUp) read(ctx context.Context, name string, end millrace.Position) 
 
 // apply takes a block. No data is decompressed where no key is wanted.
 func (c *catchUp) apply(name string, b millrace.StoredBlock) {
-	r, i := &c.reader, skip(b, c.t.Place(name))
+	r, i := &c.reader, b.Skip(c.t.Place(name))
 	err := r.Reset(b.Raw)
 	if err == nil {
 		err = r.Load(block.Keys)
@@ -178,22 +178,4 @@ func lost(at, end millrace.Position) *millrace.Gap {
 	default:
 		return &millrace.Gap{After: at, First: end, Reason: millrace.Truncated}
 	}
-}
-
-// skip returns how many of the block's events come before a position of the same incarnation; of another
-// incarnation none do.
-func skip(b millrace.StoredBlock, after millrace.Position) int {
-	if incarnation(b.At) != incarnation(after) {
-		return 0
-	}
-	return b.Skip(after)
-}
-
-// incarnation of a position; "" if its block's name does not tell.
-func incarnation(p millrace.Position) string {
-	name, _, err := millrace.ParseBlockName(p.Block)
-	if err != nil {
-		return ""
-	}
-	return name
 }
