@@ -160,12 +160,16 @@ func unixNano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// throttle waits until a message may be looked at: nothing is read meanwhile, so the client has to wait, too.
-func (c *connection) throttle() {
+// throttle waits until a message may be looked at: nothing is read meanwhile, so the client has to wait, too. It
+// returns false if the connection is closing: then nothing that it says counts any more.
+func (c *connection) throttle() bool {
 	for {
+		if c.out.isClosing() {
+			return false
+		}
 		wait, ok := c.limits.Message(c.gateway.now())
-		if ok || c.out.isClosing() {
-			return
+		if ok {
+			return true
 		}
 		time.Sleep(min(wait, time.Second))
 		c.heard.Store(c.gateway.flows.clock.Load())

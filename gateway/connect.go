@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -205,8 +204,8 @@ func (g *Gateway) refuseWish(w http.ResponseWriter, r *http.Request, e *endpoint
 
 // cause is an error without what was being done, which the client knows.
 func cause(err error) error {
-	if inner := errors.Unwrap(err); inner != nil {
-		return inner
+	if known, ok := err.(*millrace.Error); ok && known.Err != nil { //nolint:errorlint // only what is said at the top
+		return known.Err
 	}
 	return err
 }

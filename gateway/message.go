@@ -58,7 +58,9 @@ const maxName = 64
 
 // Message implements websocket.Receiver.
 func (c *connection) Message(kind ws.OpCode, payload []byte) {
-	c.throttle()
+	if !c.throttle() {
+		return
+	}
 	switch {
 	case c.endpoint.api != nil:
 		c.integrate(kind, payload)
