@@ -79,8 +79,9 @@ func (e *Engine) storeConfig(name string, subjects []string, metadata map[string
 // storeInfo is the part of JetStream's STREAM.INFO that matters here.
 type storeInfo struct {
 	Config struct {
-		Metadata map[string]string `json:"metadata"`
-		Batches  bool              `json:"allow_atomic"`
+		Metadata  map[string]string `json:"metadata"`
+		Batches   bool              `json:"allow_atomic"`
+		RePublish *struct{}         `json:"republish"`
 	} `json:"config"`
 	State struct {
 		Messages uint64            `json:"messages"`

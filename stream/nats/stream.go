@@ -46,6 +46,7 @@ type partition struct {
 	bytes atomic.Int64 // stored, by JetStream's count; ours runs ahead of that by what is appended
 
 	turns   chan struct{} // capacity turns: full while so many producers commit; see Turn
+	fence   fence
 	group   group
 	batches bool // JetStream takes batches of messages for it; set once, before the first append
 
@@ -146,10 +147,13 @@ func (p *partition) create(ctx context.Context, op string) error {
 			metaIncarnation: fmt.Sprintf("%09s", strconv.FormatInt(p.e.o.Now().UnixMilli(), 32)),
 			metaPartitions:  strconv.Itoa(p.s.config.Partitions),
 		})
-		config.RePublish = &jetstream.RePublish{
-			Source: p.subject + ">", Destination: noticePrefix + strings.TrimPrefix(p.subject, subjectPrefix) + ">", HeadersOnly: true,
+		if p.e.server != nil {
+			config.AllowAtomicPublish = true
+		} else {
+			config.RePublish = &jetstream.RePublish{
+				Source: p.subject + ">", Destination: noticePrefix + strings.TrimPrefix(p.subject, subjectPrefix) + ">", HeadersOnly: true,
+			}
 		}
-		config.AllowAtomicPublish = p.e.server != nil
 		_, err = p.e.js.CreateStream(ctx, config)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process may be faster
 			return fail(op, err, "")
@@ -166,8 +170,8 @@ func (p *partition) create(ctx context.Context, op string) error {
 	if info, err = p.refresh(ctx); err != nil {
 		return fail(op, err, "")
 	}
-	if p.e.server != nil && !info.Config.Batches {
-		if err := p.allowBatches(ctx); err != nil {
+	if p.e.server != nil && (!info.Config.Batches || info.Config.RePublish != nil) {
+		if err := p.embed(ctx); err != nil {
 			return fail(op, err, "")
 		}
 	}
@@ -327,7 +331,7 @@ func (p *partition) append(ctx context.Context, subject string, last uint64, dat
 	}
 	p.mu.Unlock()
 
-	seq, err := p.group.put(ctx, newMessage(subject, last, data, stored))
+	seq, err := p.put(ctx, subject, last, data, stored)
 	if err != nil {
 		return 0, err
 	}
@@ -336,6 +340,27 @@ func (p *partition) append(ctx context.Context, subject string, last uint64, dat
 	p.s.m.bytes.Add(float64(size))
 	p.grown(seq, now)
 	return seq, nil
+}
+
+// put stores a message if the last of its subject is still last.
+func (p *partition) put(ctx context.Context, subject string, last uint64, data []byte, stored time.Time) (uint64, error) {
+	m := newMessage(subject, last, data, stored)
+	if p.e.server == nil { // others append, too
+		return p.group.put(ctx, m)
+	}
+	known, err := p.fence.claim(ctx, subject, last)
+	if err != nil {
+		return 0, err
+	}
+	if known {
+		m.Header.Del(jetstream.ExpectedLastSubjSeqHeader)
+	}
+	seq, err := p.group.put(ctx, m)
+	if err != nil {
+		seq = 0
+	}
+	p.fence.settle(subject, seq)
+	return seq, err
 }
 
 // messageSize is what JetStream counts for a message, about.
@@ -362,6 +387,7 @@ func (p *partition) wake() {
 
 // doubt makes the readers look again at what the store is.
 func (p *partition) doubt() {
+	p.fence.forget()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.doubted)
