@@ -167,16 +167,3 @@ func (p *partition) sendBatch(together []*waiter) (uint64, error) {
 	}
 	return seq, err
 }
-
-// embed makes of a partition that an older version has created in the embedded server what create makes now: it takes
-// batches, and it tells nobody of its messages, since nobody else reads them.
-func (p *partition) embed(ctx context.Context) error {
-	s, err := p.e.js.Stream(ctx, p.name)
-	if err != nil {
-		return err
-	}
-	config := s.CachedInfo().Config
-	config.AllowAtomicPublish, config.RePublish = true, nil
-	_, err = p.e.js.UpdateStream(ctx, config)
-	return err
-}
