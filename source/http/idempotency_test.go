@@ -11,6 +11,7 @@ import (
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/mapping"
 	"github.com/millrace/millrace/millracetest"
+	"github.com/millrace/millrace/stream/memory"
 )
 
 // A repeat is recognised, in the same life and in the next ones.
@@ -257,6 +258,88 @@ func TestKeysAreForgotten(t *testing.T) {
 	clock.Advance(time.Hour)
 	if !k.oldest(clock.Now()).IsZero() || len(k.known) != 0 || forgotten != 0 {
 		t.Errorf("%d are remembered", len(k.known))
+	}
+}
+
+// A request that was there in part keeps its place in the line when its next try completes it: what the next
+// life must read begins with its first events, and those behind it are not forgotten with it.
+func TestCompletedKeyKeepsItsPlace(t *testing.T) {
+	clock := millracetest.NewClock()
+	k := newKeys(Idempotency{Window: time.Hour, Keys: 10}, func(int) {})
+	begin := func(name string) (outcome, *key) {
+		return k.begin(t.Context(), name, digest{1}, false, clock.Now(), 0)
+	}
+	first := clock.Now()
+	k.found("part#0", formatMark(2, 0, digest{1}), first)
+	clock.Advance(10 * time.Minute)
+	_, other := begin("other")
+	k.settle(other, true, 1, 0, clock.Now())
+	clock.Advance(10 * time.Minute)
+	what, part := begin("part")
+	if what != isNew {
+		t.Fatalf("the rest of a request: %d", what)
+	}
+	k.settle(part, true, 2, 0, clock.Now())
+	if got := k.oldest(clock.Now()); !got.Equal(first) {
+		t.Errorf("the oldest is of %s, %s after the first event", got, got.Sub(first))
+	}
+	clock.Advance(40*time.Minute + time.Second)
+	if got := k.oldest(clock.Now()); !got.Equal(first.Add(10 * time.Minute)) {
+		t.Errorf("then the oldest is of %s", got)
+	}
+	if what, _ := begin("other"); what != isRepeat {
+		t.Errorf("the key behind it: %d", what)
+	}
+	clock.Advance(10 * time.Minute)
+	if !k.oldest(clock.Now()).IsZero() || len(k.known) != 0 {
+		t.Errorf("%d are remembered", len(k.known))
+	}
+}
+
+// The same through the stream: each life knows the keys of the lives before it, also those that came between
+// the two tries of a request that a crash had cut.
+func TestKeysAfterCompletedRequest(t *testing.T) {
+	clock := millracetest.NewClock()
+	p := newPlace(t, 4)
+	p.mapping, p.options.Now = mapping.Config{Key: "k"}, clock.Now
+	p.into = memory.New("events", memory.Options{Partitions: 4, Now: clock.Now})
+	p.dead = newMemory("dead", clock)
+	n := 0
+	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
+		if h.Events > 0 {
+			if n++; n == 2 {
+				return millracetest.Crash
+			}
+		}
+		return millracetest.NoFault
+	})
+	p.start()
+	var body strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&body, `{"k":"%d"}`+"\n", i)
+	}
+	cut := []string{"Content-Type", asLines, "Idempotency-Key", "cut"}
+	other := []string{"Content-Type", asJSON, "Idempotency-Key", "other"}
+	if r := p.post("", body.String(), cut...); r.Code != 503 {
+		t.Fatalf("answered %+v", r)
+	}
+	p.restart()
+	if n := len(p.stored()); n == 0 || n == 12 {
+		t.Fatalf("%d events of the request are there, not a part", n)
+	}
+	clock.Advance(10 * time.Minute)
+	p.want(p.post("", `{"k":"x"}`, other...), 200, 1, 0, false)
+	clock.Advance(10 * time.Minute)
+	p.want(p.post("", body.String(), cut...), 200, 12, 0, false)
+	clock.Advance(10 * time.Minute)
+	p.want(p.post("", `{"k":"y"}`, "Content-Type", asJSON), 200, 1, 0, false)
+	for range 2 {
+		p.restart()
+		p.want(p.post("", `{"k":"x"}`, other...), 200, 1, 0, true)
+		p.want(p.post("", body.String(), cut...), 200, 12, 0, true)
+	}
+	if n := len(p.stored()); n != 14 {
+		t.Errorf("%d events are stored", n)
 	}
 }
 

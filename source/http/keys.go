@@ -25,7 +25,7 @@ type keys struct {
 	o       Idempotency
 	mu      sync.Mutex
 	known   map[string]*key
-	line    []*key // those that are durable, oldest first
+	line    []*key // those that are durable, wholly or in part, by key.stored
 	changed func(n int)
 }
 
@@ -34,7 +34,7 @@ type key struct {
 	name               string
 	accepted, rejected int // events and inputs
 	body               digest
-	stored             time.Time
+	stored             time.Time // its first event
 	ended              chan struct{} // of the request in flight: closed when it has ended; nil if there is none
 	// Of a request that became durable in part: which of its events are there, and how many are not. nil if
 	// all are.
@@ -111,8 +111,9 @@ func (k *keys) settle(known *key, durable bool, accepted, rejected int, now time
 	partly := known.seen != nil
 	switch {
 	case durable:
-		known.accepted, known.rejected, known.stored, known.seen = accepted, rejected, now, nil
-		if !partly { // else it stands in the line already
+		known.accepted, known.rejected, known.seen = accepted, rejected, nil
+		if !partly { // else it stands in the line already, by the first of its events: they are to be read again
+			known.stored = now
 			k.line = append(k.line, known)
 		}
 		k.expire(now)
