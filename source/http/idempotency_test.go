@@ -343,6 +343,36 @@ func TestKeysAfterCompletedRequest(t *testing.T) {
 	}
 }
 
+// A batch is emitted before the keys of the last one are settled: its cursor must not leave them behind.
+func TestCursorOfNextBatch(t *testing.T) {
+	clock := millracetest.NewClock()
+	p := newPlace(t, 1)
+	p.into, p.dead = newMemory("events", clock), newMemory("dead", clock)
+	p.options.Now = clock.Now
+	var next sync.WaitGroup
+	first := true
+	p.options.Step = func(step string) {
+		if step != "http.durable" || !first {
+			return
+		}
+		first = false // the first batch is durable, and nobody was told: the next one queues, late
+		clock.Advance(10 * time.Minute)
+		run := p.source.run
+		select {
+		case <-run.wake:
+		default:
+		}
+		next.Go(func() { p.want(p.post("", `2`, "Content-Type", asJSON), 200, 1, 0, false) })
+		<-run.wake
+	}
+	p.start()
+	key := []string{"Content-Type", asJSON, "Idempotency-Key", "k"}
+	p.want(p.post("", `1`, key...), 200, 1, 0, false)
+	next.Wait()
+	p.restart()
+	p.want(p.post("", `1`, key...), 200, 1, 0, true)
+}
+
 // A source that remembers no key does not read its past.
 func TestPastIsReadAsFarAsNeeded(t *testing.T) {
 	clock := millracetest.NewClock()

@@ -34,7 +34,7 @@ type key struct {
 	name               string
 	accepted, rejected int // events and inputs
 	body               digest
-	stored             time.Time // its first event
+	stored             time.Time     // its first event
 	ended              chan struct{} // of the request in flight: closed when it has ended; nil if there is none
 	// Of a request that became durable in part: which of its events are there, and how many are not. nil if
 	// all are.

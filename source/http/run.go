@@ -107,7 +107,7 @@ func (r *run) commitAll(ctx, committing context.Context) error {
 		r.mu.Unlock()
 		var err error
 		if len(next.requests) > 0 {
-			err = r.emitBatch(committing, &next)
+			err = r.emitBatch(committing, &next, &durable)
 		}
 		r.endAll(&durable, nil)
 		if len(next.requests) > 0 {
@@ -136,9 +136,14 @@ func (r *run) commitAll(ctx, committing context.Context) error {
 	}
 }
 
-// emitBatch emits the events of a batch, and takes out those requests that nobody waits for any more.
-func (r *run) emitBatch(ctx context.Context, b *batch) (err error) {
+// emitBatch emits the events of a batch, and takes out those requests that nobody waits for any more. The last
+// batch is durable, and its keys are not settled yet: the cursor must not leave them behind.
+func (r *run) emitBatch(ctx context.Context, b, last *batch) (err error) {
 	b.at = r.source.o.Now()
+	since := b.at
+	if len(last.requests) > 0 {
+		since = last.at
+	}
 	r.source.o.Step("http.taken")
 	all, bytes, number := b.requests, 0, int64(0)
 	b.requests = all[:0]
@@ -160,13 +165,13 @@ func (r *run) emitBatch(ctx context.Context, b *batch) (err error) {
 			bytes += len(q.events[i].Data)
 		}
 		if len(r.events) >= emitEvents || bytes >= emitBytes {
-			err = r.emit(ctx, b.at, number)
+			err = r.emit(ctx, b.at, since, number)
 			bytes = 0
 		}
 	}
 	clear(all[len(b.requests):])
 	if err == nil && len(r.events) > 0 {
-		err = r.emit(ctx, b.at, number)
+		err = r.emit(ctx, b.at, since, number)
 	}
 	r.forget()
 	return err
@@ -181,10 +186,10 @@ func (r *run) endAll(b *batch, err error) {
 	b.requests = b.requests[:0]
 }
 
-func (r *run) emit(ctx context.Context, now time.Time, number int64) error {
-	since := r.keys.oldest(now)
-	if since.IsZero() {
-		since = now
+// emit emits what has gathered. since is from when on keys may be settled that no line holds yet.
+func (r *run) emit(ctx context.Context, now, since time.Time, number int64) error {
+	if oldest := r.keys.oldest(now); !oldest.IsZero() && oldest.Before(since) {
+		since = oldest
 	}
 	err := r.out.Emit(ctx, r.events, cursor{life: r.life, request: number, since: since.Unix()}.format())
 	r.forget()
