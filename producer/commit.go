@@ -229,7 +229,13 @@ func (p *Producer) takeAndEncode() error {
 	p.gathering, p.spare = p.spare, nil
 	p.encoding = true
 	p.flush++
-	p.usual = max(g.bytes, p.usual-p.usual/8)
+	for i, parts := range g.parts {
+		t := p.targets[i]
+		t.usual -= t.usual / 8
+		for _, b := range parts {
+			t.usual = max(t.usual, b.Size())
+		}
+	}
 	f := &flush{
 		number: p.flush,
 		before: p.standing,

@@ -66,7 +66,7 @@ func (p *Producer) add(i int, e *millrace.Event) error {
 	}
 	isNew := b == nil || b.Len() > 0 && (b.Size()+size > t.room || b.Len() >= block.MaxEvents)
 	if isNew {
-		b = takeBuilder(p.usual)
+		b = takeBuilder(t.usual)
 	}
 	if err := b.Add(e); err != nil {
 		if isNew {

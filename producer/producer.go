@@ -32,7 +32,6 @@ type Producer struct {
 
 	// Two gatherings take turns: one gathers while the other is encoded.
 	gathering, spare *gathering
-	usual            int    // bytes that flushes had lately: the most, less as it lies further back
 	encoding         bool   // a gathering was taken and is not in ready yet
 	ready            *flush // encoded; waits for the flush that is being appended
 	turning          bool   // Run waits for its turn at the stream
@@ -63,7 +62,9 @@ type target struct {
 	last millrace.Position
 	mark mark
 
-	drops drops // guarded by Producer.mu
+	// Guarded by Producer.mu.
+	drops drops
+	usual int // bytes that its blocks had lately: the most, less as it lies further back
 }
 
 func (t *target) ref(at millrace.Position) millrace.BlockRef {

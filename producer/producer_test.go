@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -452,4 +454,37 @@ func TestEmitAllocatesNothing(t *testing.T) {
 			t.Errorf("a call of Emit with %d events allocates %v times, want 0", each, average)
 		}
 	})
+}
+
+// TestBuildersAreUsedAgain also where a flush is spread over many partitions: each asks for what its own blocks
+// take, not for what the whole flush does.
+func TestBuildersAreUsedAgain(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector makes pools give things away at random")
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection empties pools
+	const rounds, each, size = 16, 512, 4 << 10
+	p, stop := open(t, config(8))
+	defer stop()
+	list := make([]millrace.Event, each)
+	for i := range list {
+		list[i] = millrace.Event{ID: strconv.Itoa(i), Key: strconv.Itoa(i), Data: make([]byte, size)}
+	}
+	var before, after runtime.MemStats
+	for n := range 2 * rounds {
+		if n == rounds { // all have their size
+			runtime.ReadMemStats(&before)
+		}
+		if err := p.Emit(t.Context(), list, millrace.Cursor(strconv.Itoa(n))); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	// The blocks are small: the data is all zeros.
+	if got := (after.TotalAlloc - before.TotalAlloc) / rounds; got > each*size/4 {
+		t.Errorf("a flush of %d bytes allocates %d", each*size, got)
+	}
 }
