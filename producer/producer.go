@@ -278,8 +278,10 @@ func (p *Producer) Resume() millrace.Resume {
 func (p *Producer) Close() error {
 	p.mu.Lock()
 	stop := p.stop
-	if p.closed = true; stop == nil {
+	if p.closed = true; stop == nil { // Run will not give it back
 		p.fail(errClosed())
+		p.config.Budget.hold(-p.queueBytes)
+		p.queueBytes = 0
 	}
 	p.mu.Unlock()
 	if stop != nil {
