@@ -106,17 +106,22 @@ func (s *snapshot) recall(e *millrace.Event) {
 		return
 	}
 	if text, err := canonical(e.Data); err == nil {
-		s.learn(strings.Clone(key), text)
+		s.learn(strings.Clone(key), s.valueOf(text))
 	}
 }
 
-// learn takes a key's value in canonical form; it says whether it was known, and the same.
-func (s *snapshot) learn(key string, text []byte) (was, same bool) {
-	before, was := s.known[key]
-	now := known{hash: maphash.Bytes(s.seed, text)}
+// valueOf returns what is to be known of a value in canonical form.
+func (s *snapshot) valueOf(text []byte) known {
+	v := known{hash: maphash.Bytes(s.seed, text)}
 	if s.format == formatFirebase {
-		now.raw = text
+		v.raw = text
 	}
+	return v
+}
+
+// learn takes a key's value; it says whether it was known, and the same.
+func (s *snapshot) learn(key string, now known) (was, same bool) {
+	before, was := s.known[key]
 	s.known[key] = now
 	return was, was && before.hash == now.hash
 }
@@ -131,8 +136,12 @@ func (s *snapshot) take(typ string, data []byte) ([]change, error) {
 	case "reset":
 		return s.reset(data)
 	case typeAdd, typeUpdate:
-		c, _, err := s.object(data)
-		return []change{c}, err
+		o, err := s.read(data)
+		if err != nil {
+			return nil, err
+		}
+		c, _ := s.object(o)
+		return []change{c}, nil
 	case typeRemove:
 		key, err := s.keyOf(data)
 		if err != nil {
@@ -159,49 +168,54 @@ func (s *snapshot) keyOf(data []byte) (string, error) {
 	}
 }
 
-// object learns one object.
-func (s *snapshot) object(data []byte) (c change, same bool, err error) {
+// object is one object of a feed.
+type object struct {
+	key   string
+	value known
+	data  []byte
+}
+
+// read reads one object, and learns nothing.
+func (s *snapshot) read(data []byte) (object, error) {
 	key, err := s.keyOf(data)
 	if err != nil {
-		return change{}, false, err
+		return object{}, err
 	}
 	text, err := canonical(data)
-	if err != nil {
-		return change{}, false, err
-	}
-	c = change{key: key, typ: typeAdd, data: data}
-	was, same := s.learn(key, text)
+	return object{key, s.valueOf(text), data}, err
+}
+
+// object learns one object.
+func (s *snapshot) object(o object) (c change, same bool) {
+	c = change{key: o.key, typ: typeAdd, data: o.data}
+	was, same := s.learn(o.key, o.value)
 	if was {
 		c.typ = typeUpdate
 	}
-	return c, same, nil
+	return c, same
 }
 
 // reset learns all objects. A malformed reset changes nothing.
 func (s *snapshot) reset(data []byte) ([]change, error) {
-	if text, err := canonical(data); err != nil || text[0] != '[' {
+	if jsonpath.KindOf(data) != jsonpath.Array {
 		return nil, millrace.Errorf(millrace.Invalid, "read the snapshot feed", "a reset that is no JSON array")
 	}
-	var elements [][]byte
-	present := make(map[string]bool)
+	var objects []object
 	for element, err := range jsonpath.Elements(data) {
 		if err != nil {
-			return nil, err
+			return nil, millrace.Errorf(millrace.Invalid, "read the snapshot feed", "a reset that is no JSON array: %w", err)
 		}
-		key, err := s.keyOf(element)
+		o, err := s.read(element)
 		if err != nil {
 			return nil, err
 		}
-		present[key] = true
-		elements = append(elements, element)
+		objects = append(objects, o)
 	}
+	present := make(map[string]bool, len(objects))
 	var changes []change
-	for _, element := range elements {
-		c, same, err := s.object(element)
-		if err != nil {
-			return nil, err
-		}
-		if !same {
+	for _, o := range objects {
+		present[o.key] = true
+		if c, same := s.object(o); !same {
 			changes = append(changes, c)
 		}
 	}
@@ -319,7 +333,7 @@ func (s *snapshot) putOne(changes []change, key string, text []byte, onlyNews bo
 		}
 		return changes
 	}
-	was, same := s.learn(key, text)
+	was, same := s.learn(key, s.valueOf(text))
 	if same && onlyNews {
 		return changes
 	}

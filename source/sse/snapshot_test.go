@@ -236,6 +236,29 @@ func TestSnapshotChanges(t *testing.T) {
 	}
 }
 
+// A reset that is malformed anywhere changes nothing, and is told as what it is.
+func TestMalformedReset(t *testing.T) {
+	s, err := newSnapshot(t.Context(), &Resume{Snapshot: formatMBTA}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := `[{"id":"a","n":1},{"id":"b","n":1}]`
+	if changes, err := s.take("reset", []byte(good)); err != nil || len(changes) != 2 {
+		t.Fatalf("%d changes, %v", len(changes), err)
+	}
+	for _, bad := range []string{
+		``, ` `, `null`, `{"id":"a"}`, `[`, `[{"id":"a","n":2}`, `[{"id":"a","n":2},]`, `[{"id":"a","n":2}]]`,
+		`[{"id":"a","n":2},{"n":2}]`, `[{"id":"a","n":2},{"id":{}}]`, `[{"id":"a","n":2},7]`, `[{"id":"a","n":2},{"id":"c","n":01}]`,
+	} {
+		if changes, err := s.take("reset", []byte(bad)); millrace.CodeOf(err) != millrace.Invalid || len(changes) > 0 {
+			t.Errorf("%s: %d changes, %v", bad, len(changes), err)
+		}
+	}
+	if changes, err := s.take("reset", []byte(good)); err != nil || len(changes) > 0 {
+		t.Errorf("%d changes, %v", len(changes), err)
+	}
+}
+
 // FuzzSnapshot: no message makes it panic, and a snapshot that comes twice tells nothing the second time.
 func FuzzSnapshot(f *testing.F) {
 	f.Add(true, "reset", `[{"id":"a","n":1},{"id":2}]`)
