@@ -219,6 +219,15 @@ func TestCompileErrors(t *testing.T) {
 	}
 }
 
+func TestMustCompilePanics(t *testing.T) {
+	defer func() {
+		if err, ok := recover().(error); !ok || millrace.CodeOf(err) != millrace.Invalid {
+			t.Errorf("it panics with %v", err)
+		}
+	}()
+	MustCompile("")
+}
+
 func TestFindDoesNotAllocate(t *testing.T) {
 	data := vehicle(7)
 	data = append(data[:len(data)-1], `,"not\u0065":{"deep":`+strings.Repeat("[", 50)+strings.Repeat("]", 50)+`}}`...)
@@ -258,7 +267,7 @@ func FuzzFind(f *testing.F) {
 		if valid := json.Valid(data); valid != (Valid(data) == nil) {
 			t.Fatalf("json.Valid says %t, Valid says %v", valid, Valid(data))
 		}
-		segments, err := split(path)
+		segments, err := Split(path)
 		if err != nil {
 			return
 		}

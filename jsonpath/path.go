@@ -43,7 +43,7 @@ func Compile(paths ...string) (*Set, error) {
 	}
 	s := &Set{root: node{index: -1, last: -1}, paths: len(paths)}
 	for i, path := range paths {
-		segments, err := split(path)
+		segments, err := Split(path)
 		if err != nil {
 			return nil, err
 		}
@@ -56,6 +56,15 @@ func Compile(paths ...string) (*Set, error) {
 		n.outs = append(n.outs, i)
 	}
 	return s, nil
+}
+
+// MustCompile is Compile for paths that are constants, or that were compiled before. It panics where that fails.
+func MustCompile(paths ...string) *Set {
+	s, err := Compile(paths...)
+	if err != nil {
+		panic(err)
+	}
+	return s
 }
 
 // Len returns the number of paths, which is the number of values that Find needs room for.
@@ -94,8 +103,9 @@ func index(segment string) int {
 	return i
 }
 
-// split returns the segments of a path, unescaped.
-func split(path string) ([]string, error) {
+// Split returns the segments of a path, unescaped: the names of keys, or the indexes of elements. It fails with
+// Invalid as Compile does.
+func Split(path string) ([]string, error) {
 	fail := func(format string, args ...any) ([]string, error) {
 		return nil, millrace.Errorf(millrace.Invalid, "compile JSON path "+strconv.Quote(clip(path)), format, args...)
 	}

@@ -67,11 +67,7 @@ func New(c Config, o Options, next millrace.Emitter) *Mapper {
 		paths = append(paths, c.Time)
 	}
 	if len(paths) > 0 {
-		set, err := jsonpath.Compile(paths...)
-		if err != nil {
-			panic(err) // Config.Validate reports it
-		}
-		m.paths = set
+		m.paths = jsonpath.MustCompile(paths...) // Config.Validate reports what is wrong with them
 		m.values = make([]jsonpath.Value, len(paths))
 	}
 	return m

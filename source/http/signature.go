@@ -179,15 +179,7 @@ func decodeSecret(s string) ([]byte, error) {
 	return base64.StdEncoding.DecodeString(strings.TrimPrefix(s, "whsec_"))
 }
 
-var stripePaths = mustCompile("id", "type")
-
-func mustCompile(paths ...string) *jsonpath.Set {
-	set, err := jsonpath.Compile(paths...)
-	if err != nil {
-		panic(err)
-	}
-	return set
-}
+var stripePaths = jsonpath.MustCompile("id", "type")
 
 // textAt returns the texts at two paths of a body, empty where it has none.
 func textAt(paths *jsonpath.Set, body []byte) (first, second string) {

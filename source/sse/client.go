@@ -127,7 +127,7 @@ func New(c Config, o Options) *Source {
 		}
 	}
 	if from := c.Resume.From; from != "" {
-		s.from = mustCompile(from)
+		s.from = jsonpath.MustCompile(from)
 	}
 	if len(c.Drop) > 0 {
 		var paths []string
@@ -140,19 +140,10 @@ func New(c Config, o Options) *Source {
 			paths, s.dropValues = append(paths, path), append(s.dropValues, value)
 		}
 		if len(paths) > 0 {
-			s.drop, s.dropFound = mustCompile(paths...), make([]jsonpath.Value, len(paths))
+			s.drop, s.dropFound = jsonpath.MustCompile(paths...), make([]jsonpath.Value, len(paths))
 		}
 	}
 	return s
-}
-
-// mustCompile compiles paths that Config.Validate has checked.
-func mustCompile(paths ...string) *jsonpath.Set {
-	set, err := jsonpath.Compile(paths...)
-	if err != nil {
-		panic(err)
-	}
-	return set
 }
 
 // Run implements millrace.Source. It ends without an error when ctx ends and when the feed says that

@@ -21,13 +21,7 @@ type mark struct {
 
 const noMark = -1
 
-var markPaths = func() *jsonpath.Set {
-	set, err := jsonpath.Compile("topic", "partition", "timestamp")
-	if err != nil {
-		panic(err)
-	}
-	return set
-}()
+var markPaths = jsonpath.MustCompile("topic", "partition", "timestamp")
 
 // maxMarks bounds the marks of one id.
 const maxMarks = 256

@@ -69,7 +69,9 @@ func newSnapshot(ctx context.Context, c *Resume, recent recentBlocks) (*snapshot
 		if s.key, err = jsonpath.Compile(path); err != nil {
 			return nil, err
 		}
-		s.segments = segments(path)
+		if s.segments, err = jsonpath.Split(path); err != nil {
+			return nil, err
+		}
 	}
 	if recent == nil {
 		return s, nil
@@ -220,22 +222,6 @@ func (s *snapshot) reset(data []byte) ([]change, error) {
 		}
 	}
 	return s.end(changes, present, s.removal), nil
-}
-
-// segments splits a path as package jsonpath describes it.
-func segments(path string) []string {
-	all := []string{""}
-	for i := 0; i < len(path); i++ {
-		switch c := path[i]; {
-		case c == '.':
-			all = append(all, "")
-			continue
-		case c == '\\' && i+1 < len(path):
-			i++
-		}
-		all[len(all)-1] += path[i : i+1]
-	}
-	return all
 }
 
 // removal is what is told of an object that a snapshot lacks: an object that holds the key alone, where
