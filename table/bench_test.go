@@ -129,7 +129,7 @@ func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		t, heap := fill(b, keys, 200, nil)
 		text := int64(0)
-		for row := range t.Rows {
+		for _, row := range t.AppendRows(nil) {
 			text += size(row) - rowBytes
 		}
 		b.ReportMetric(float64(heap)/keys, "bytes/row")

@@ -32,8 +32,6 @@ type Options struct {
 	MaxBytes int64
 	// Want says whether a key has a row; nil: every key. It must not keep the key.
 	Want func(key []byte) bool
-	// OnEvict is told of each row that goes because the table is full, after it has gone; nil: nobody is.
-	OnEvict func(row *Row)
 }
 
 // Table holds the newest event of each key of a stream, newest in the order of the stream, and how far
@@ -51,7 +49,6 @@ type Table struct {
 	place  *place // the one that was used last
 
 	bytes      int64
-	evicted    uint64
 	attributes map[string]string // of the newest row that had any
 }
 
@@ -139,15 +136,6 @@ func (t *Table) Place(partition string) millrace.Position {
 // Get returns a key's row, nil if there is none.
 func (t *Table) Get(key string) *Row { return t.slots[t.keys[key]].row } // slots[0] has none
 
-// Rows yields the rows in no particular order. The table must not be changed meanwhile.
-func (t *Table) Rows(yield func(*Row) bool) {
-	for i := range t.slots {
-		if row := t.slots[i].row; row != nil && !yield(row) {
-			return
-		}
-	}
-}
-
 // AppendRows appends all rows to dst in no particular order. It touches no row, so that it takes little
 // time under a lock; Sort puts them in order outside of it.
 func (t *Table) AppendRows(dst []*Row) []*Row {
@@ -172,9 +160,6 @@ func (t *Table) Len() int { return len(t.keys) }
 // Bytes returns about how much memory the rows take, the table's share included. Attributes count for each
 // row although rows share equal ones, so that it may be less.
 func (t *Table) Bytes() int64 { return t.bytes }
-
-// Evicted returns how many rows had to go because the table was full.
-func (t *Table) Evicted() uint64 { return t.evicted }
 
 // Clear drops the rows of a partition and goes back to its start: the stream was created again, or has
 // lost its tail, and what the rows say was never true of the stream as it is now. Where events were
@@ -268,13 +253,7 @@ func (t *Table) put(s int32, row *Row) {
 	t.slots[newest].newer, t.slots[0].older = s, s
 	t.bytes += size(row)
 	for t.o.MaxKeys > 0 && len(t.keys) > t.o.MaxKeys || t.o.MaxBytes > 0 && t.bytes > t.o.MaxBytes {
-		oldest := t.slots[0].newer
-		row := t.slots[oldest].row
-		t.drop(oldest)
-		t.evicted++
-		if t.o.OnEvict != nil {
-			t.o.OnEvict(row)
-		}
+		t.drop(t.slots[0].newer) // the one that was updated longest ago
 	}
 }
 

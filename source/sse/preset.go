@@ -14,7 +14,6 @@ import (
 type preset struct {
 	url           string
 	headers       map[string]string
-	types         []string
 	drop          []string
 	resume        Resume
 	rewind        time.Duration
@@ -75,9 +74,6 @@ func (c *Config) ApplyPreset(set func(key string) bool) {
 	for name, value := range p.headers {
 		c.addHeader(name, value)
 	}
-	if p.types != nil && !set("types") {
-		c.Types = p.types
-	}
 	if p.drop != nil && !set("drop") {
 		c.Drop = p.drop
 	}
@@ -129,8 +125,5 @@ func (c *Config) ApplyMapping(m *mapping.Config, set func(key string) bool) {
 	}
 	if !set("time") {
 		m.Time = preset.Time
-	}
-	if !set("split") {
-		m.Split = preset.Split
 	}
 }
