@@ -48,7 +48,7 @@ type verdict struct {
 
 // put stores a message as store.put does, together with others where many wait.
 func (g *group) put(ctx context.Context, m *nats.Msg) (uint64, error) {
-	if g.p.e.server == nil || !g.p.batches {
+	if g.p.e.server == nil {
 		return g.p.send(ctx, m)
 	}
 	g.mu.Lock()

@@ -28,10 +28,9 @@ type partition struct {
 
 	bytes atomic.Int64 // stored, by JetStream's count; ours runs ahead of that by what is appended
 
-	turns   chan struct{} // capacity turns: full while so many producers commit; see Turn
-	fence   fence
-	group   group
-	batches bool // JetStream takes batches of messages for it; set once, before the first append
+	turns chan struct{} // capacity turns: full while so many producers commit; see Turn
+	fence fence
+	group group
 
 	mu      sync.Mutex
 	tail    uint64    // the newest sequence that is known here
@@ -86,7 +85,6 @@ func (p *partition) create(ctx context.Context, op string) error {
 			return fail(op, err, "")
 		}
 	}
-	p.batches = p.e.server != nil
 	// The newest message may be dated ahead of JetStream's own count, if the clock went back.
 	if newest, err := p.get(ctx, getRequest{Seq: max(1, info.State.Last)}); err == nil {
 		p.mu.Lock()
