@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"hash/maphash"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -244,6 +245,11 @@ func (w *window) merge(id []byte, now int64) {
 
 // adopt takes the greater element of the window's id and of another one, whose marks are fresh.
 func (w *window) adopt(id []byte) {
+	if w.follows() {
+		w.id = append(w.id[:0], id...)
+		w.marks, w.fresh = w.fresh, w.marks
+		return
+	}
 	old := make(map[string]mark, len(w.marks))
 	for _, m := range w.marks {
 		old[m.name] = m
@@ -265,6 +271,12 @@ func (w *window) adopt(id []byte) {
 	}
 	w.id = append(w.id[:0], id...)
 	w.marks, w.fresh = w.fresh, w.marks
+}
+
+// follows says whether the fresh marks are those of the window, in the same order, and none is behind: nearly
+// always it is so.
+func (w *window) follows() bool {
+	return slices.EqualFunc(w.marks, w.fresh, func(o, m mark) bool { return o.name == m.name && o.at <= m.at })
 }
 
 // blend builds an id of the greater elements. missing are those of the window that id lacks.
