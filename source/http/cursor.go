@@ -18,8 +18,8 @@ const slack = time.Minute
 // even those of events that a crash left behind without a commit.
 type cursor struct {
 	life, request int64
-	// since is when the oldest key that was remembered was stored, or the time of the cursor itself if
-	// there was none: the next life reads its own past from there.
+	// since is when the first event of the oldest key that was remembered was stored, or about the time of
+	// the cursor itself if there was none: the next life reads its own past from there.
 	since int64 // Unix seconds
 }
 

@@ -427,7 +427,7 @@ func (s *Source) mapInput(q *request, f format, in *input) error {
 	}
 	for i := before; err == nil && i < len(q.events); i++ {
 		if in.event.ID == "" {
-			q.events[i].ID = "" // the place in the array; identify gives it one that is unique
+			q.events[i].ID = "" // the place in the array; number gives it one that is unique
 		}
 		err = s.checkSize(&q.events[i])
 	}
