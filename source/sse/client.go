@@ -5,6 +5,7 @@
 //	transport.go proxies, certificates, and where a redirect must not lead
 //	policy.go    what is retried, and when
 //	decode.go    Decoder: bytes in, events out, to the standard
+//	line.go      what lines say, and the event that a blank one ends
 //	encoding.go  malformed UTF-8
 //	resume.go    the cursor, and how a connection goes on exactly where the last one ended
 //	track.go     the other ways to go on, and feeds that cannot
