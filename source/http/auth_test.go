@@ -136,19 +136,19 @@ func signed(kind, id, body string, at time.Time) []string {
 	switch kind {
 	case "github":
 		return []string{
-			"X-Hub-Signature-256", "sha256=" + hex.EncodeToString(sum([]byte(webhookSecret), body)),
+			"X-Hub-Signature-256", "sha256=" + hex.EncodeToString(sum([]byte(webhookSecret), "", []byte(body))),
 			"X-GitHub-Delivery", id, "X-GitHub-Event", "push", "Content-Type", asJSON,
 		}
 	case "stripe":
 		return []string{
-			"Stripe-Signature", "t=" + seconds + ",v0=00,v1=ff,v1=" + hex.EncodeToString(sum([]byte(webhookSecret), seconds, ".", body)),
+			"Stripe-Signature", "t=" + seconds + ",v0=00,v1=ff,v1=" + hex.EncodeToString(sum([]byte(webhookSecret), seconds+".", []byte(body))),
 			"Content-Type", asJSON,
 		}
 	default:
 		key, _ := decodeSecret(webhookSecret)
 		return []string{
 			"webhook-id", id, "webhook-timestamp", seconds, "Content-Type", asJSON,
-			"webhook-signature", "v2,xx v1,AAAA v1," + base64.StdEncoding.EncodeToString(sum(key, id, ".", seconds, ".", body)),
+			"webhook-signature", "v2,xx v1,AAAA v1," + base64.StdEncoding.EncodeToString(sum(key, id+"."+seconds+".", []byte(body))),
 		}
 	}
 }
