@@ -373,7 +373,7 @@ func TestCursorOfNextBatch(t *testing.T) {
 	p.want(p.post("", `1`, key...), 200, 1, 0, true)
 }
 
-// A source that remembers no key does not read its past.
+// A source reads its past from the oldest key that it remembers, and no further.
 func TestPastIsReadAsFarAsNeeded(t *testing.T) {
 	clock := millracetest.NewClock()
 	p := newPlace(t, 1)

@@ -1,6 +1,7 @@
 // Package sse brings in feeds of Server-Sent Events.
 //
 //	client.go    Source: connects, hands on what comes, connects again
+//	config.go    the manual; preset.go: what well-known feeds need
 //	connect.go   one request: headers, redirects, what answers are refused, decompression, stalls
 //	transport.go proxies, certificates, and where a redirect must not lead
 //	policy.go    what is retried, and when

@@ -14,9 +14,10 @@ import (
 type Config struct {
 	// Preset sets what a well-known feed needs: wikimedia, mbta, firebase; generic (the default) sets
 	// nothing. Whatever is written besides wins. The pages in docs/feeds say what each one sets, also of
-	// the keys beside sse (key, time, split).
+	// the keys beside sse (key, time).
 	Preset string `yaml:"preset"`
-	// URL of the feed, http or https. Required, unless the preset has one. Its query string may hold secrets and is never logged.
+	// URL of the feed, http or https. Required, unless the preset has one. Its query string may hold secrets
+	// and is never logged.
 	URL string `yaml:"url"`
 	// Headers sent with every request, in place of the source's own of the same name (Accept,
 	// User-Agent...). Values may hold secrets: they are never logged, and when a feed redirects to
@@ -25,7 +26,8 @@ type Config struct {
 	// Types are the SSE event types to keep; all if absent. What is dropped still moves the cursor.
 	Types []string `yaml:"types"`
 	// Drop says which events are dropped: PATH=VALUE, such as meta.domain=canary, where the path is one
-	// into the event's JSON data, or =TEXT for events whose whole data is that text. Like those of other types they are a sign of life and move the cursor.
+	// into the event's JSON data, or =TEXT for events whose whole data is that text. Like those of other
+	// types they are a sign of life and move the cursor.
 	Drop []string `yaml:"drop"`
 	// Resume says how the feed goes on after an interruption.
 	Resume Resume `yaml:"resume"`

@@ -26,8 +26,8 @@ const maxRedirects = 5
 const accepted = "gzip, zstd, br;q=0.5"
 
 // connect asks for the feed, following redirects itself because it must choose what another host gets
-// to see (an http.Client would send it custom headers and, as Referer, the URL), and returns an answer that is an event stream, or
-// why there is none. The response's body is the caller's to close.
+// to see (an http.Client would send it custom headers and, as Referer, the URL), and returns an answer that
+// is an event stream, or why there is none. The response's body is the caller's to close.
 func (s *Source) connect(ctx context.Context, lastEventID string, live *liveness) (*http.Response, *ending) {
 	live.wait()
 	defer live.rest()

@@ -104,7 +104,8 @@ func (p *place) begin() string {
 }
 
 // take moves past one event, whose type is typ. It appends the event's id to dst, or returns false if
-// the event is a repeat. e's data must stay valid until settle. connection makes the ids of events without one unique.
+// the event is a repeat. e's data must stay valid until settle. connection makes the ids of events without
+// one unique.
 func (p *place) take(dst []byte, e *Event, typ, connection string) ([]byte, bool) {
 	p.move(e.ID)
 	g := &p.cur

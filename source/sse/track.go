@@ -17,7 +17,7 @@ import (
 //	window    the same, but a little earlier than where it stood, dropping what has come (rewind, dedupe)
 //	unplaced  not at all: gaps are recorded
 //
-// Snapshot feeds use place for ids only; package-private snapshot does their work.
+// Snapshot feeds use place for ids only; type snapshot does their work.
 type tracker interface {
 	// resume returns what a connection resumes with as of now; empty: nothing. It changes nothing.
 	resume() string

@@ -55,7 +55,7 @@ type window struct {
 // topic is the history of one element of the vector.
 type topic struct {
 	at    int64     // the newest time
-	trail []arrival // rising, a second of the feed's time apart; the first is not within the span of at, unless it is all there is
+	trail []arrival // rising, a second of the feed's time apart; all but the first are within the span of at
 }
 
 // arrival says when an event of a certain time arrived. Both in Unix nanoseconds.
