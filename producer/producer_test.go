@@ -463,6 +463,7 @@ func TestBuildersAreUsedAgain(t *testing.T) {
 		t.Skip("the race detector makes pools give things away at random")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection empties pools
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))  // and each processor keeps something for itself
 	const rounds, each, size = 16, 512, 4 << 10
 	p, stop := open(t, config(8))
 	defer stop()
