@@ -301,7 +301,7 @@ func (s *Source) connection(running context.Context, d *Decoder, out taker, pace
 			next, refused := s.link(running, out.resume(), replaceTimeout, true)
 			if refused != nil {
 				replaceAt = time.Now().Add(replaceAgain)
-				s.log.Warn("the connection could not be replaced before its end", "url", Redact(s.url), "error", refused.err)
+				s.log.Warn("the connection could not be replaced before its end", "url", redact(s.url), "error", refused.err)
 				continue
 			}
 			l.close()
@@ -359,7 +359,7 @@ func (s *Source) link(running context.Context, resumed string, timeout time.Dura
 	if routine {
 		level = slog.LevelDebug
 	}
-	s.log.Log(ctx, level, "connected", "url", Redact(s.url), "protocol", response.Proto, "resumed", resumed != "")
+	s.log.Log(ctx, level, "connected", "url", redact(s.url), "protocol", response.Proto, "resumed", resumed != "")
 	body, err := decompress(response, &wire{body: response.Body, live: l.live, source: s})
 	if err != nil {
 		ended := s.explain(ctx, ending{do: again, reason: "cut", err: err})
@@ -405,7 +405,7 @@ func (s *Source) explain(ctx context.Context, e ending) ending {
 
 func (s *Source) logEnding(e ending, wait time.Duration) {
 	wait = wait.Round(time.Millisecond)
-	attributes := []any{"url", Redact(s.url), "reason", e.reason, "events", e.events, "reconnect_in", wait}
+	attributes := []any{"url", redact(s.url), "reason", e.reason, "events", e.events, "reconnect_in", wait}
 	if e.err != nil {
 		attributes = append(attributes, "error", e.err)
 	}
@@ -435,7 +435,7 @@ func (s *Source) report(ctx context.Context) {
 	}
 }
 
-// Redact returns a URL as it may be logged: without user, password, query string and fragment.
-func Redact(u *url.URL) string {
+// redact returns a URL as it may be logged: without user, password, query string and fragment.
+func redact(u *url.URL) string {
 	return u.Scheme + "://" + u.Host + u.EscapedPath()
 }
