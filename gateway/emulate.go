@@ -44,6 +44,7 @@ func (g *Gateway) askConnect(a *arrival) bool {
 	c.beActive()
 	if err := g.presence.connected(a.r.Context(), c.record(), true); err != nil {
 		g.logger.Warn("gateway: a connection cannot be entered into the journal", "endpoint", c.endpoint.path, "error", err)
+		g.timeAnew(a.w)
 		g.refuse(a.w, http.StatusServiceUnavailable, "the connection cannot be entered into the journal at the moment")
 		g.retract(a)
 		return false
@@ -65,11 +66,18 @@ func (g *Gateway) askConnect(a *arrival) bool {
 	}
 	g.tell(g.life, departure{r, g.now()})
 	g.metrics.refused.WithLabelValues(itoa(d.Status)).Inc()
+	g.timeAnew(a.w)
 	h := a.w.Header()
 	maps.Copy(h, d.Header)
 	a.w.WriteHeader(d.Status)
 	_, _ = a.w.Write(d.Body) // the client may have gone
 	return false
+}
+
+// timeAnew lets the time for a response begin anew: whoever was asked before it may have taken longer than the server
+// lets a response take. (The deadline for reading has gone with the request, and both go when a socket is taken over.)
+func (g *Gateway) timeAnew(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(g.pageTimeout())) // fails where there is none
 }
 
 // integrate hands a client's message to the route that it chooses, and waits for that, so that the messages of

@@ -279,6 +279,35 @@ func TestPendingConnection(t *testing.T) {
 	c.want("now")
 }
 
+// An integration may take longer to decide than a page to be served, whatever it decides.
+func TestSlowConnect(t *testing.T) {
+	const page = 50 * time.Millisecond
+	f := newFunction(t, func(e lambdaEvent) string {
+		if e.RequestContext.EventType == "CONNECT" {
+			time.Sleep(4 * page)
+			if e.QueryStringParameters["VehicleID"] == "" {
+				return `{"statusCode":418,"body":"VehicleID is missing"}`
+			}
+		}
+		return `{"statusCode":200}`
+	})
+	with := emulating(f, nil)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		o.Streams["connections"] = newStreamNamed("connections")
+		o.SetPageTimeout(page)
+	})
+	c := server.dial(t, "/prod?VehicleID=42", "")
+	id := f.next(t).RequestContext.ConnectionID
+	if code, _, _ := server.manage(t, "POST", "/prod/@connections/"+escapeID(id), "here"); code != 200 {
+		t.Errorf("POST: %d", code)
+	}
+	c.want("here")
+	if _, err := server.tryDial("/prod", ""); status(err) != 418 {
+		t.Errorf("a denied connection: %v", err)
+	}
+}
+
 // However many connections a life that died has left, $disconnect is told of each: more than may wait at a time, too.
 func TestManyAreLeft(t *testing.T) {
 	const left, atATime = 45, 10

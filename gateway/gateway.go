@@ -39,7 +39,8 @@ type Options struct {
 	Metrics         *Metrics          // nil: nothing is measured
 	Now             func() time.Time  // the wall clock; nil: time.Now
 
-	maxWaiting int // of an endpoint's deliveries; tests set it
+	maxWaiting  int           // of an endpoint's deliveries; tests set it
+	pageTimeout time.Duration // in place of pageTimeout; tests set it
 }
 
 // Gateway serves endpoints.
@@ -210,6 +211,8 @@ const (
 	pageTimeout   = 30 * time.Second // of a response that is no connection
 )
 
+func (g *Gateway) pageTimeout() time.Duration { return cmp.Or(g.options.pageTimeout, pageTimeout) }
+
 // Run serves l, which it closes, until ctx ends or a stream cannot be read for good. Then it drains:
 // it takes no more connections and closes those that there are one after the other, WebSockets with
 // code 1012, over at most Config.Drain, and returns when all are gone, a few seconds later at most.
@@ -260,7 +263,7 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           g,
 		ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: headerBytes,
-		ReadTimeout: pageTimeout, WriteTimeout: pageTimeout, IdleTimeout: time.Minute,
+		ReadTimeout: g.pageTimeout(), WriteTimeout: g.pageTimeout(), IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug),
 	}
 	var serving sync.WaitGroup
