@@ -172,6 +172,5 @@ func (c *connection) throttle() bool {
 			return true
 		}
 		time.Sleep(min(wait, time.Second))
-		c.heard.Store(c.gateway.flows.clock.Load())
 	}
 }

@@ -90,7 +90,6 @@ func (c *connection) integrate(kind ws.OpCode, payload []byte) {
 	if err != nil {
 		c.gateway.logger.Warn("gateway: an integration has failed", "endpoint", c.endpoint.path, "connection", c.id, "error", err)
 	}
-	c.heard.Store(c.gateway.flows.clock.Load()) // nothing could be heard meanwhile
 	if len(reply) > 0 {
 		c.answer(reply)
 		c.beActive()

@@ -308,6 +308,30 @@ func TestSlowConnect(t *testing.T) {
 	}
 }
 
+// A client whose message an integration is busy with is not silent, however short the pings' interval: what it answers
+// to them is read afterwards.
+func TestSlowIntegration(t *testing.T) {
+	t.Parallel()
+	const ping = 100 * time.Millisecond
+	f := newFunction(t, func(e lambdaEvent) string {
+		if e.RequestContext.EventType == "MESSAGE" {
+			time.Sleep(4 * ping)
+		}
+		return `{"statusCode":200,"body":"at last"}`
+	})
+	with := emulating(f, nil)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		c.Ping = ping
+		o.Streams["connections"] = newStreamNamed("connections")
+	})
+	c := server.dial(t, "/prod", "")
+	for range 2 {
+		c.say("hello")
+		c.want("at last")
+	}
+}
+
 // However many connections a life that died has left, $disconnect is told of each: more than may wait at a time, too.
 func TestManyAreLeft(t *testing.T) {
 	const left, atATime = 45, 10

@@ -58,6 +58,14 @@ const maxName = 64
 
 // Message implements websocket.Receiver.
 func (c *connection) Message(kind ws.OpCode, payload []byte) {
+	c.busy.Store(true)
+	c.attend(kind, payload)
+	c.heard.Store(c.gateway.flows.clock.Load())
+	c.busy.Store(false)
+}
+
+// attend does what a message is for, when its turn has come.
+func (c *connection) attend(kind ws.OpCode, payload []byte) {
 	if !c.throttle() {
 		return
 	}
