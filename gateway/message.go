@@ -157,17 +157,8 @@ func (c *connection) subscribe(name string, m *clientMessage) error {
 	if err != nil {
 		return err
 	}
-	s, err := c.subscription(e, name, w)
+	s, r, _, err := c.begin(context.Background(), e, name, w)
 	if err != nil {
-		return err
-	}
-	var r *replay
-	if !w.since.live() {
-		if r, _, err = c.gateway.resume(context.Background(), s); err != nil {
-			return err
-		}
-	}
-	if err := c.limits.Subscribe(1); err != nil {
 		return err
 	}
 	c.answer(append(appendJSONString([]byte(`{"subscribed":`), []byte(name)), '}'))
