@@ -209,7 +209,7 @@ func (g *Gateway) refuseWish(w http.ResponseWriter, err error) {
 		g.refuse(w, http.StatusForbidden, "%v", cause(err))
 	case millrace.TooLarge:
 		w.Header().Set("Retry-After", "10")
-		g.refuse(w, http.StatusTooManyRequests, "%v", err)
+		g.refuse(w, http.StatusTooManyRequests, "%v", cause(err))
 	default:
 		g.refuse(w, http.StatusServiceUnavailable, unavailable)
 	}
