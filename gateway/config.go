@@ -89,7 +89,7 @@ type Endpoint struct {
 	// Auth says who may connect, instead of the gateway's.
 	Auth *auth.Config `yaml:"auth"`
 	// APIGateway makes the endpoint behave like an API Gateway WebSocket API. It stands alone, or beside auth
-	// and queue.
+	// and queue, and slow if it subscribes.
 	APIGateway *apigateway.Config `yaml:"apigateway"`
 }
 
@@ -243,6 +243,17 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			problem(strings.TrimSuffix("auth."+key, "."), format, args...)
 		})
 	}
+	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
+		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
+	}
+	switch e.Slow {
+	case "", Disconnect, DropOldest, NewestPerKey:
+	default:
+		problem("slow", "%q is not known; write %s, %s or %s", e.Slow, Disconnect, DropOldest, NewestPerKey)
+	}
+	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
+		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)
+	}
 	if api := e.APIGateway; api != nil {
 		if e.From != "" || e.Key != "" || e.Messages || e.latest() || strings.Contains(path, "{") {
 			problem("apigateway", "it stands alone: leave from, key, messages, latest, location and {...} in the path out; "+
@@ -250,6 +261,9 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			return
 		}
 		api.Validate(func(key, format string, args ...any) { problem("apigateway."+key, format, args...) })
+		if api.Subscribe == nil && e.Slow != "" {
+			problem("slow", "%q has no effect here; it is about the events of apigateway.subscribe", e.Slow)
+		}
 		if api.Subscribe != nil {
 			e.From, e.Key = api.Subscribe.From, api.Subscribe.Key
 			e.validateKey(path, func(key, format string, args ...any) { problem("apigateway.subscribe."+key, format, args...) })
@@ -262,19 +276,8 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 	case e.From == "" && !e.Messages:
 		problem("from", "it is missing; write the name of a stream")
 	}
-	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
-		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
-	}
-	switch e.Slow {
-	case "", Disconnect, DropOldest, NewestPerKey:
-	default:
-		problem("slow", "%q is not known; write %s, %s or %s", e.Slow, Disconnect, DropOldest, NewestPerKey)
-	}
 	if e.Messages && e.Slow != "" {
 		problem("slow", "%q has no effect here; write it at the endpoints to which clients subscribe by messages", e.Slow)
-	}
-	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
-		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)
 	}
 	if e.Location != nil {
 		for name, path := range map[string]string{"lat": e.Location.Lat, "lon": e.Location.Lon} {

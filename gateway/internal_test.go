@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/gateway/apigateway"
 )
 
 func TestPositionIDs(t *testing.T) {
@@ -213,6 +214,15 @@ func TestConfig(t *testing.T) {
 		c.Origins = []string{"https://app.example.org", "http://localhost:3000", "http://[::1]:80", "*"}
 		return c
 	}
+	api := func(change func(*Endpoint)) func(*Config) {
+		return func(c *Config) {
+			e := Endpoint{APIGateway: &apigateway.Config{}}
+			e.APIGateway.SetDefaults()
+			e.APIGateway.Subscribe = &apigateway.Subscribe{From: "x", Key: "query:VehicleID"}
+			change(&e)
+			c.Endpoints = map[string]Endpoint{"/a": e}
+		}
+	}
 	for name, test := range map[string]struct {
 		change func(*Config)
 		want   string // "PATH: part of the message"; "" for none
@@ -239,11 +249,16 @@ func TestConfig(t *testing.T) {
 		"slow messages": {func(c *Config) {
 			c.Endpoints = map[string]Endpoint{"/a": {Messages: true, Slow: "disconnect"}}
 		}, `endpoints./a.slow: "disconnect" has no effect here`},
-		"ping":         {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
-		"queue":        {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
-		"connections":  {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
-		"drain":        {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
-		"replay cache": {func(c *Config) { c.ReplayCache = -1 }, "replay_cache: -1 bytes are out of range"},
+		"api queue":        {api(func(e *Endpoint) { e.Queue = 100 }), "endpoints./a.queue: 100 bytes are out of range"},
+		"api slow":         {api(func(e *Endpoint) { e.Slow = "newest" }), `endpoints./a.slow: "newest" is not known`},
+		"api latest keys":  {api(func(e *Endpoint) { e.LatestKeys = 7 }), "endpoints./a.latest_keys: 7 makes no sense here"},
+		"api slow, silent": {api(func(e *Endpoint) { e.Slow, e.APIGateway.Subscribe = DropOldest, nil }), `endpoints./a.slow: "drop_oldest" has no effect here`},
+		"api":              {api(func(e *Endpoint) { e.Slow, e.Queue = DropOldest, 8<<10 }), ""},
+		"ping":             {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
+		"queue":            {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
+		"connections":      {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},
+		"drain":            {func(c *Config) { c.Drain = -1 }, "drain: -1ns is negative"},
+		"replay cache":     {func(c *Config) { c.ReplayCache = -1 }, "replay_cache: -1 bytes are out of range"},
 	} {
 		c := valid()
 		if name != "fine" {
