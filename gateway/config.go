@@ -185,6 +185,7 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	c.Listener.Validate(problem)
 	if c.Auth != nil {
 		c.Auth.Validate(below("auth"))
+		validateToken(c.Auth, below("auth"))
 	}
 	c.Limits.Validate(below("limits"))
 	if c.Presence != nil && c.Presence.Into == "" {
@@ -239,9 +240,11 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			"with a segment for the key if you like, such as /vehicles/{id}", path)
 	}
 	if e.Auth != nil {
-		e.Auth.Validate(func(key, format string, args ...any) {
+		inAuth := func(key, format string, args ...any) {
 			problem(strings.TrimSuffix("auth."+key, "."), format, args...)
-		})
+		}
+		e.Auth.Validate(inAuth)
+		validateToken(e.Auth, inAuth)
 	}
 	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
 		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
@@ -305,8 +308,15 @@ func (e Endpoint) validateKey(path string, problem func(key, format string, args
 	case !found || name == "" || strings.ContainsAny(name, "&=#;+% \t\r\n"):
 		problem("key", "%q does not say where the key stands; write \"query:NAME\", NAME being a parameter "+
 			"of the query string such as VehicleID, or \"claim:NAME\", a claim of the token", e.Key)
-	case slices.ContainsFunc(reservedParameters, func(r string) bool { return strings.EqualFold(r, name) }):
+	case reserved(name):
 		problem("key", "%q is taken: the parameter %s has a meaning of its own; choose another name", e.Key, name)
+	}
+}
+
+// validateToken keeps the token from a parameter that says something else. What else is wrong with it, auth knows.
+func validateToken(a *auth.Config, problem func(key, format string, args ...any)) {
+	if reserved(a.Token.Query) {
+		problem("token.query", "%q is taken: the parameter has a meaning of its own; choose another name", a.Token.Query)
 	}
 }
 
