@@ -50,19 +50,25 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 		g.refuse(w, http.StatusServiceUnavailable, "there is no room for another connection at the moment")
 		return
 	}
+	if !g.establish(a) {
+		g.unreserve() // last: the gateway may end then
+	}
+}
+
+// establish makes a connection of an arrival for which there is room. It returns false if none has come about, which
+// everyone who was told of it knows then.
+func (g *Gateway) establish(a *arrival) bool {
 	if !g.identify(a) {
-		g.unreserve()
-		return
+		return false
 	}
-	if !a.ask() || !g.announce(a) {
-		a.c.limits.Release()
-		g.unreserve()
-		return
-	}
-	if !g.takeOver(a) {
+	if a.ask() && g.announce(a) {
+		if g.takeOver(a) {
+			return true
+		}
 		g.retract(a)
-		a.c.limits.Release()
 	}
+	a.c.limits.Release()
+	return false
 }
 
 // ask prepares the subscription that the request asks for. It returns false if it has answered the request.
@@ -114,12 +120,11 @@ func (c *connection) begin(ctx context.Context, e *endpoint, name string, w wish
 const unavailable = "the stream cannot be read at the moment"
 
 // takeOver makes a connection of the socket under a request. It returns false if that failed; there is nothing
-// left to be answered then, and no room reserved.
+// left to be answered then.
 func (g *Gateway) takeOver(a *arrival) bool {
 	c := a.c
 	conn, buffered, err := http.NewResponseController(a.w).Hijack()
 	if err != nil {
-		g.unreserve()
 		g.refuse(a.w, http.StatusInternalServerError, "this connection cannot be taken over: %v", err)
 		return false
 	}

@@ -427,8 +427,8 @@ func (g *Gateway) unreserve() {
 	}
 }
 
-// admit takes a connection in that was reserved. It returns false, and has given the room back, if the
-// gateway has begun to drain.
+// admit takes a connection in for which there is room, which forget gives back. It returns false if the gateway has
+// begun to drain.
 func (g *Gateway) admit(c *connection) bool {
 	g.mu.Lock()
 	draining := g.draining
@@ -439,7 +439,6 @@ func (g *Gateway) admit(c *connection) bool {
 	}
 	g.mu.Unlock()
 	if draining {
-		g.unreserve()
 		return false
 	}
 	t := &c.endpoint.traffic[c.form]
