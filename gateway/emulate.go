@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -135,8 +136,12 @@ func (cs clients) Send(_ context.Context, id string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	frame := append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
-	return c.post(frame, false)
+	return c.post(frameOf(data), false)
+}
+
+// frameOf is the frame that all of an endpoint's connections get: none of them compresses.
+func frameOf(data []byte) []byte {
+	return append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
 }
 
 // post hands over a frame from outside of the streams.
@@ -184,12 +189,11 @@ func (cs clients) All() iter.Seq[apigateway.Info] {
 }
 
 // SendKey queues data as a text frame for all that have subscribed to a key.
-func (cs clients) SendKey(_ context.Context, key string, data []byte) (int, error) {
+func (cs clients) SendKey(ctx context.Context, key string, data []byte) (int, error) {
 	f := cs.endpoint.feed
 	if f == nil || cs.endpoint.config.Key == "" {
 		return 0, millrace.Errorf(millrace.Invalid, "post to a key", "the endpoint has no subscribe.key")
 	}
-	frame := append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
 	var all []*connection
 	f.mu.Lock()
 	if g := f.keys[key]; g != nil {
@@ -200,11 +204,28 @@ func (cs clients) SendKey(_ context.Context, key string, data []byte) (int, erro
 		}
 	}
 	f.mu.Unlock()
-	sent := 0
+	sent, _ := postAll(context.WithoutCancel(ctx), all, data) // whoever posts to a key need not wait for the count
+	return sent, nil
+}
+
+// SendAll queues data as a text frame for all, as long as somebody waits for the counts.
+func (cs clients) SendAll(ctx context.Context, data []byte) (sent, failed int) {
+	all := slices.DeleteFunc(cs.gateway.all(), func(c *connection) bool { return c.endpoint != cs.endpoint })
+	return postAll(ctx, all, data)
+}
+
+// postAll posts one frame to all, until ctx ends.
+func postAll(ctx context.Context, all []*connection, data []byte) (sent, failed int) {
+	frame := frameOf(data)
 	for _, c := range all {
-		if c.post(frame, true) == nil {
+		switch {
+		case ctx.Err() != nil:
+			return sent, failed
+		case c.post(frame, true) == nil:
 			sent++
+		default:
+			failed++
 		}
 	}
-	return sent, nil
+	return sent, failed
 }

@@ -250,6 +250,38 @@ func TestAPIGateway(t *testing.T) {
 	}
 }
 
+// A post to all reaches every connection of its endpoint, and no others; so does a large one.
+func TestPostToAll(t *testing.T) {
+	f := newFunction(t, func(lambdaEvent) string { return `{"statusCode":200}` })
+	with, s := emulating(f, nil), newStream(1)
+	w := newWriter(t, s)
+	server := serve(t, s, func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		c.Endpoints["/beta"] = c.Endpoints["/prod"]
+		o.Streams["connections"] = newStreamNamed("connections")
+	})
+	var all []*client
+	for range 3 {
+		all = append(all, server.dial(t, "/prod", ""))
+	}
+	other, beside := server.dial(t, "/beta", ""), server.dial(t, "/vehicles", "")
+	const limit = 128 << 10 // more than a queue
+	for _, text := range []string{"to all", strings.Repeat("x", limit)} {
+		if code, _, counts := server.manage(t, "POST", "/prod/@connections?all=true", text); code != 200 || counts != `{"sent":3,"failed":0}` {
+			t.Errorf("POST: %d %s", code, counts)
+		}
+		for _, c := range all {
+			c.want(text)
+		}
+	}
+	if code, _, counts := server.manage(t, "POST", "/beta/@connections?all=true", "to the other"); code != 200 || counts != `{"sent":1,"failed":0}` {
+		t.Errorf("POST: %d %s", code, counts)
+	}
+	other.want("to the other")
+	w.put("1", "an event")
+	beside.want("an event")
+}
+
 // A connection that waits for its $connect is not there yet.
 func TestPendingConnection(t *testing.T) {
 	asked, proceed := make(chan string, 1), make(chan struct{})

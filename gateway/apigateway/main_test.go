@@ -310,6 +310,17 @@ func (s *server) All() iter.Seq[Info] {
 	}
 }
 
+func (s *server) SendAll(ctx context.Context, data []byte) (sent, failed int) {
+	for i := range s.All() {
+		if s.Send(ctx, i.ID, data) == nil {
+			sent++
+		} else {
+			failed++
+		}
+	}
+	return sent, failed
+}
+
 func (s *server) SendKey(ctx context.Context, key string, data []byte) (sent int, err error) {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.clients))

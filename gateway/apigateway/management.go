@@ -297,16 +297,7 @@ func (a *API) postAll(w http.ResponseWriter, r *http.Request, _ resource, body [
 		Sent   int `json:"sent"`
 		Failed int `json:"failed"`
 	}
-	for c := range a.connections.All() {
-		if r.Context().Err() != nil {
-			break // nobody waits for the counts any more
-		}
-		if a.connections.Send(r.Context(), c.ID, body) == nil {
-			counts.Sent++
-		} else {
-			counts.Failed++
-		}
-	}
+	counts.Sent, counts.Failed = a.connections.SendAll(r.Context(), body)
 	answerJSON(w, http.StatusOK, counts)
 	return nil
 }

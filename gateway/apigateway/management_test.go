@@ -69,6 +69,17 @@ func (c *table) SendKey(_ context.Context, key string, data []byte) (int, error)
 	return 3, nil
 }
 
+func (c *table) SendAll(ctx context.Context, data []byte) (sent, failed int) {
+	for id := range c.infos {
+		if c.Send(ctx, id, data) == nil {
+			sent++
+		} else {
+			failed++
+		}
+	}
+	return sent, failed
+}
+
 func jsonOf(v any) string {
 	text, _ := json.Marshal(v)
 	return string(text)
