@@ -154,7 +154,7 @@ func newServerAt(t *testing.T, h *httptest.Server, path string, c Config, o Opti
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case s.api.Manages(r):
+	case Managing([]*API{s.api}, r) != nil:
 		s.api.ServeManagement(w, r)
 		return
 	case r.Header.Get("Upgrade") == "":

@@ -72,15 +72,8 @@ func (a *API) rank(r resource) int {
 	return 0
 }
 
-// Manages says whether a request is for the management API of this endpoint: its path is
-// PATH/@connections, /STAGE/@connections or /@connections, or one of these with an id.
-func (a *API) Manages(r *http.Request) bool {
-	at, ok := resourceOf(r.URL.EscapedPath())
-	return ok && a.rank(at) > 0
-}
-
-// Managing returns the endpoint whose management API a request is for, nil if there is none. Where
-// several could be meant (/@connections names none of them) it is the one that has the connection,
+// Managing returns the endpoint whose management API a request is for, nil if there is none: the path is
+// PATH/@connections, /STAGE/@connections or /@connections, or one of these with an id. Where several could be meant (/@connections names none of them) it is the one that has the connection,
 // then the one that knows the access key, then the first.
 func Managing(apis []*API, r *http.Request) *API {
 	at, ok := resourceOf(r.URL.EscapedPath())
@@ -142,7 +135,7 @@ var (
 	errInternal = &problem{http.StatusInternalServerError, "InternalServerErrorException", "Internal server error"}
 )
 
-// ServeManagement answers a request that Manages accepts. Its URL must be as it arrived, because its
+// ServeManagement answers a request for which Managing returned the API. Its URL must be as it arrived, because its
 // signature covers the escaped path.
 //
 //	POST   /@connections/ID                        the body becomes a text frame: 200
