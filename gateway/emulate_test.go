@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway"
@@ -247,6 +249,46 @@ func TestAPIGateway(t *testing.T) {
 	case <-f.more:
 		t.Error("$disconnect is called again")
 	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+// An endpoint that is gone leaves no metrics behind.
+func TestForget(t *testing.T) {
+	f := newFunction(t, func(lambdaEvent) string { return `{"statusCode":200}` })
+	with, reg := emulating(f, nil), prometheus.NewRegistry()
+	metrics := gateway.NewMetrics(reg)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		o.Streams["connections"], o.Metrics = newStreamNamed("connections"), metrics
+	})
+	_ = server.dial(t, "/prod", "").Close()
+	f.next(t)
+	server.manage(t, "GET", "/prod/@connections", "")
+	named := func() (names []string) {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			for _, m := range family.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == "endpoint" && l.GetValue() == "/prod" {
+						names = append(names, family.GetName())
+					}
+				}
+			}
+		}
+		return slices.Compact(names)
+	}
+	if names := named(); !slices.Contains(names, "millrace_gateway_connects_total") || !slices.Contains(names, "millrace_gateway_apigateway_management_total") {
+		t.Errorf("measured is %q", names)
+	}
+	if err := server.stop(); err != nil {
+		t.Fatal(err)
+	}
+	metrics.Forget("/prod")
+	if names := named(); names != nil {
+		t.Errorf("left is %q", names)
 	}
 }
 
