@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -66,7 +67,7 @@ func (g *Gateway) askConnect(a *arrival) bool {
 		r.API = nil
 	}
 	g.tell(g.life, departure{r, g.now()})
-	g.metrics.refused.WithLabelValues(itoa(d.Status)).Inc()
+	g.metrics.refused.WithLabelValues(strconv.Itoa(d.Status)).Inc()
 	g.timeAnew(a.w)
 	h := a.w.Header()
 	maps.Copy(h, d.Header)
