@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // resource is what a path of the management API names.
@@ -355,8 +356,8 @@ func (a *API) delete(w http.ResponseWriter, r *http.Request, at resource, _ []by
 	query := r.URL.Query()
 	if query.Has("code") {
 		n, err := strconv.Atoi(query.Get("code"))
-		if err != nil || !closeCode(n) {
-			return badRequest("code must be a close code that a server may send: 1000, 1001, 1008, 1011 to 1014, or 3000 to 4999")
+		if err != nil || !websocket.IsClosingCode(n) {
+			return badRequest("code must be a close code that may be sent: %s", websocket.ClosingCodes)
 		}
 		code = n
 	}
@@ -368,15 +369,6 @@ func (a *API) delete(w http.ResponseWriter, r *http.Request, at resource, _ []by
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// closeCode says whether a code may be chosen to close a connection with.
-func closeCode(code int) bool {
-	switch {
-	case code == 1000, code == 1001, code == 1008, code >= 1011 && code <= 1014, code >= 3000 && code <= 4999:
-		return true
-	}
-	return false
 }
 
 func answerJSON(w http.ResponseWriter, status int, v any) {
