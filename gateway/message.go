@@ -149,7 +149,7 @@ func (c *connection) subscribe(name string, m *clientMessage) error {
 	}
 	w, err := m.wish()
 	if err == nil && e.inPath() && len(w.keys) == 0 {
-		err = wrongWish("%s is for one key at a time; name it in keys", e.path)
+		err = wrongWish("%s is for keys that are named; write one at least in keys", e.path)
 	}
 	if err == nil {
 		err = c.bind(e, &w)
