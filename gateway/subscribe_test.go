@@ -402,8 +402,15 @@ func TestLatest(t *testing.T) {
 func TestArea(t *testing.T) {
 	_, w, server := cars(t, 1, nil)
 	put := func(key string, lat, lon float64) { w.put(key, fmt.Sprintf(`{"lat":%g,"lon":%g}`, lat, lon)) }
+	watch := server.dial(t, "/vehicles", v1)
+	watch.live()
+	seen := func(key string) { // so the table has it
+		for watch.any().Key != key {
+		}
+	}
 	put("in", 1, 1)
 	put("out", 5, 5)
+	seen("out")
 	c := server.dial(t, "/map?since=latest&box=0,0,2,2", v1)
 	c.expect(`in {"lat":1,"lon":1}`, "live")
 	put("out", 1, 2)   // comes in, to the border
@@ -420,6 +427,7 @@ func TestArea(t *testing.T) {
 	named := server.dial(t, "/live", v1)
 	put("a", 10, 10)
 	put("b", 10, 20)
+	seen("b")
 	named.say(`{"subscribe":"m","to":"/map","since":"latest","area":{"circle":{"lat":10,"lon":10,"radius":1000}}}`)
 	named.expect("subscribed m", `m a {"lat":10,"lon":10}`, "m live")
 	named.say(`{"update":"m","area":{"box":[15,5,25,15]}}`)
