@@ -163,15 +163,14 @@ func unixNano(t time.Time) int64 {
 // throttle waits until a message may be looked at: nothing is read meanwhile, so the client has to wait, too. It
 // returns false if the connection is closing: then nothing that it says counts any more.
 func (c *connection) throttle() bool {
-	for {
-		if c.out.isClosing() {
-			return false
-		}
-		wait, ok := c.limits.Message(c.gateway.now())
+	may := c.limits.Message
+	for !c.out.isClosing() {
+		wait, ok := may(c.gateway.now())
 		if ok {
 			return true
 		}
 		time.Sleep(min(wait, time.Second))
-		c.heard.Store(c.gateway.flows.clock.Load())
+		may = c.limits.Retry // it counts once, however long it waits
 	}
+	return false
 }

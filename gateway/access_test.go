@@ -10,8 +10,12 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/millrace/millrace/gateway"
 	"github.com/millrace/millrace/gateway/auth"
@@ -200,6 +204,37 @@ func TestLimits(t *testing.T) {
 		time.Sleep(10 * time.Millisecond) // until the gateway has noticed, which nothing tells
 	}
 	t.Error("a connection that is gone still counts")
+}
+
+// A message that waits for its turn counts as limited once, however often it is looked at.
+func TestLimitedMessageCountsOnce(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	var late atomic.Bool
+	begun := time.Now()
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		c.Limits.MessagesPerConnection = limit.Rate{Rate: 100, Burst: 1}
+		o.Metrics, o.Now = gateway.NewMetrics(reg), func() time.Time {
+			if late.Load() {
+				return begun.Add(time.Second)
+			}
+			return begun
+		}
+	})
+	c := server.dial(t, "/vehicles", v1)
+	c.live()
+	c.say(`{"ping":1}`)
+	c.say(`{"ping":2}`)
+	c.expect("pong 1")
+	time.Sleep(50 * time.Millisecond) // five times as long as it is to wait at a time
+	late.Store(true)
+	c.expect("pong 2")
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP millrace_gateway_limited_total What was refused for a limit (what: connections, subscriptions, messages), by whose it is (scope: connection, address, token).
+# TYPE millrace_gateway_limited_total counter
+millrace_gateway_limited_total{scope="connection",what="messages"} 1
+`), "millrace_gateway_limited_total"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestControl(t *testing.T) {

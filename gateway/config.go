@@ -89,7 +89,7 @@ type Endpoint struct {
 	// Auth says who may connect, instead of the gateway's.
 	Auth *auth.Config `yaml:"auth"`
 	// APIGateway makes the endpoint behave like an API Gateway WebSocket API. It stands alone, or beside auth
-	// and queue.
+	// and queue, and slow if it subscribes.
 	APIGateway *apigateway.Config `yaml:"apigateway"`
 }
 
@@ -185,6 +185,7 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 	c.Listener.Validate(problem)
 	if c.Auth != nil {
 		c.Auth.Validate(below("auth"))
+		validateToken(c.Auth, below("auth"))
 	}
 	c.Limits.Validate(below("limits"))
 	if c.Presence != nil && c.Presence.Into == "" {
@@ -239,9 +240,22 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			"with a segment for the key if you like, such as /vehicles/{id}", path)
 	}
 	if e.Auth != nil {
-		e.Auth.Validate(func(key, format string, args ...any) {
+		inAuth := func(key, format string, args ...any) {
 			problem(strings.TrimSuffix("auth."+key, "."), format, args...)
-		})
+		}
+		e.Auth.Validate(inAuth)
+		validateToken(e.Auth, inAuth)
+	}
+	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
+		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
+	}
+	switch e.Slow {
+	case "", Disconnect, DropOldest, NewestPerKey:
+	default:
+		problem("slow", "%q is not known; write %s, %s or %s", e.Slow, Disconnect, DropOldest, NewestPerKey)
+	}
+	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
+		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)
 	}
 	if api := e.APIGateway; api != nil {
 		if e.From != "" || e.Key != "" || e.Messages || e.latest() || strings.Contains(path, "{") {
@@ -250,6 +264,9 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 			return
 		}
 		api.Validate(func(key, format string, args ...any) { problem("apigateway."+key, format, args...) })
+		if api.Subscribe == nil && e.Slow != "" {
+			problem("slow", "%q has no effect here; it is about the events of apigateway.subscribe", e.Slow)
+		}
 		if api.Subscribe != nil {
 			e.From, e.Key = api.Subscribe.From, api.Subscribe.Key
 			e.validateKey(path, func(key, format string, args ...any) { problem("apigateway.subscribe."+key, format, args...) })
@@ -262,19 +279,8 @@ func (e Endpoint) validate(path string, problem func(key, format string, args ..
 	case e.From == "" && !e.Messages:
 		problem("from", "it is missing; write the name of a stream")
 	}
-	if e.Queue != 0 && (e.Queue < leastQueue || e.Queue > 1<<30) {
-		problem("queue", "%d bytes are out of range; write a size from 4KiB to 1GiB, such as 64KiB", e.Queue)
-	}
-	switch e.Slow {
-	case "", Disconnect, DropOldest, NewestPerKey:
-	default:
-		problem("slow", "%q is not known; write %s, %s or %s", e.Slow, Disconnect, DropOldest, NewestPerKey)
-	}
 	if e.Messages && e.Slow != "" {
 		problem("slow", "%q has no effect here; write it at the endpoints to which clients subscribe by messages", e.Slow)
-	}
-	if e.LatestKeys < 0 || e.LatestKeys > 0 && !e.latest() {
-		problem("latest_keys", "%d makes no sense here; write a positive number beside latest: true", e.LatestKeys)
 	}
 	if e.Location != nil {
 		for name, path := range map[string]string{"lat": e.Location.Lat, "lon": e.Location.Lon} {
@@ -302,8 +308,15 @@ func (e Endpoint) validateKey(path string, problem func(key, format string, args
 	case !found || name == "" || strings.ContainsAny(name, "&=#;+% \t\r\n"):
 		problem("key", "%q does not say where the key stands; write \"query:NAME\", NAME being a parameter "+
 			"of the query string such as VehicleID, or \"claim:NAME\", a claim of the token", e.Key)
-	case slices.ContainsFunc(reservedParameters, func(r string) bool { return strings.EqualFold(r, name) }):
+	case reserved(name):
 		problem("key", "%q is taken: the parameter %s has a meaning of its own; choose another name", e.Key, name)
+	}
+}
+
+// validateToken keeps the token from a parameter that says something else. What else is wrong with it, auth knows.
+func validateToken(a *auth.Config, problem func(key, format string, args ...any)) {
+	if reserved(a.Token.Query) {
+		problem("token.query", "%q is taken: the parameter has a meaning of its own; choose another name", a.Token.Query)
 	}
 }
 

@@ -50,19 +50,25 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, e *endpoint, k
 		g.refuse(w, http.StatusServiceUnavailable, "there is no room for another connection at the moment")
 		return
 	}
+	if !g.establish(a) {
+		g.unreserve() // last: the gateway may end then
+	}
+}
+
+// establish makes a connection of an arrival for which there is room. It returns false if none has come about, which
+// everyone who was told of it knows then.
+func (g *Gateway) establish(a *arrival) bool {
 	if !g.identify(a) {
-		g.unreserve()
-		return
+		return false
 	}
-	if !a.ask() || !g.announce(a) {
-		a.c.limits.Release()
-		g.unreserve()
-		return
-	}
-	if !g.takeOver(a) {
+	if a.ask() && g.announce(a) {
+		if g.takeOver(a) {
+			return true
+		}
 		g.retract(a)
-		a.c.limits.Release()
 	}
+	a.c.limits.Release()
+	return false
 }
 
 // ask prepares the subscription that the request asks for. It returns false if it has answered the request.
@@ -72,7 +78,7 @@ func (a *arrival) ask() bool {
 		return true
 	}
 	if err := a.subscribe(a.r.Context()); err != nil {
-		c.gateway.refuseWish(a.w, a.r, c.endpoint, err)
+		c.gateway.refuseWish(a.w, err)
 		return false
 	}
 	return true
@@ -85,25 +91,40 @@ func (a *arrival) subscribe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.first, err = c.subscription(c.endpoint, "", want); err != nil {
-		return err
-	}
-	if err := c.limits.Subscribe(1); err != nil {
-		return err
-	}
-	if !want.since.live() {
-		a.catchUp, a.further, err = c.gateway.resume(ctx, a.first)
-	}
+	a.first, a.catchUp, a.further, err = c.begin(ctx, c.endpoint, "", want)
 	return err
 }
 
+// begin makes a subscription, counts it, and finds what it begins with: r is nil if it begins with what comes from now
+// on, and further is what the head of a response says of a gap. It fails with Invalid, with TooLarge, and with
+// Unavailable if the stream cannot be read, which is logged: why is nothing for clients.
+func (c *connection) begin(ctx context.Context, e *endpoint, name string, w wish) (s *subscription, r *replay, further string, err error) {
+	if s, err = c.subscription(e, name, w); err != nil {
+		return nil, nil, "", err
+	}
+	if err = c.limits.Subscribe(1); err != nil {
+		return nil, nil, "", err
+	}
+	if w.since.live() {
+		return s, nil, "", nil
+	}
+	if r, further, err = c.gateway.resume(ctx, s); err != nil {
+		c.limits.Unsubscribe(1)
+		c.gateway.logger.Warn("gateway: a client cannot resume", "endpoint", e.path, "client", c.remote.String(), "connection", c.id, "error", err)
+		return nil, nil, "", millrace.Errorf(millrace.Unavailable, "resume", "%s", unavailable)
+	}
+	return s, r, further, nil
+}
+
+// unavailable is what clients are told of a stream that fails.
+const unavailable = "the stream cannot be read at the moment"
+
 // takeOver makes a connection of the socket under a request. It returns false if that failed; there is nothing
-// left to be answered then, and no room reserved.
+// left to be answered then.
 func (g *Gateway) takeOver(a *arrival) bool {
 	c := a.c
 	conn, buffered, err := http.NewResponseController(a.w).Hijack()
 	if err != nil {
-		g.unreserve()
 		g.refuse(a.w, http.StatusInternalServerError, "this connection cannot be taken over: %v", err)
 		return false
 	}
@@ -185,21 +206,18 @@ func (c *connection) subscription(e *endpoint, name string, w wish) (*subscripti
 }
 
 // refuseWish answers a request whose wish cannot be met.
-func (g *Gateway) refuseWish(w http.ResponseWriter, r *http.Request, e *endpoint, err error) {
+func (g *Gateway) refuseWish(w http.ResponseWriter, err error) {
 	switch millrace.CodeOf(err) {
 	case millrace.Invalid:
 		g.refuse(w, http.StatusBadRequest, "%v", cause(err))
-		return
 	case millrace.Denied:
 		g.refuse(w, http.StatusForbidden, "%v", cause(err))
-		return
 	case millrace.TooLarge:
 		w.Header().Set("Retry-After", "10")
-		g.refuse(w, http.StatusTooManyRequests, "%v", err)
-		return
+		g.refuse(w, http.StatusTooManyRequests, "%v", cause(err))
+	default:
+		g.refuse(w, http.StatusServiceUnavailable, unavailable)
 	}
-	g.logger.Warn("gateway: a client cannot resume", "endpoint", e.path, "client", r.RemoteAddr, "error", err)
-	g.refuse(w, http.StatusServiceUnavailable, "the stream cannot be read at the moment")
 }
 
 // cause is an error without what was being done, which the client knows.

@@ -45,6 +45,7 @@ type connection struct {
 
 	cut      atomic.Pointer[ending] // why the gateway has cut it, if it has
 	heard    atomic.Int64           // when the client last sent something, by the coarse clock
+	busy     atomic.Bool            // a message is being attended to: nothing can be heard until heard is set again
 	pinged   int64                  // when it was last pinged; of the pinger
 	peerDone atomic.Bool            // nothing is expected from the client any more: it has sent its close frame
 	small    [64]byte               // read buffer: what clients send is mostly pongs of six bytes

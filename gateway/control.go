@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // Connected describes a connection as the admin listener shows it.
@@ -131,8 +133,8 @@ func endingOf(r *http.Request) (ending, error) {
 	e := ending{code: ws.StatusNormalClosure, reason: r.URL.Query().Get("reason")}
 	if text := r.URL.Query().Get("code"); text != "" {
 		n, err := strconv.Atoi(text)
-		if err != nil || n != 1000 && n != 1001 && n != 1008 && n != 1011 && n != 1012 && n != 1013 && (n < 3000 || n > 4999) {
-			return e, fmt.Errorf("code=%.20q is no close code that may be sent: 1000, 1001, 1008, 1011 to 1013, 3000 to 4999", text)
+		if err != nil || !websocket.IsClosingCode(n) {
+			return e, fmt.Errorf("code=%.20q is no close code that may be sent: %s", text, websocket.ClosingCodes)
 		}
 		e.code = ws.StatusCode(n)
 	}

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +46,7 @@ func (g *Gateway) askConnect(a *arrival) bool {
 	c.beActive()
 	if err := g.presence.connected(a.r.Context(), c.record(), true); err != nil {
 		g.logger.Warn("gateway: a connection cannot be entered into the journal", "endpoint", c.endpoint.path, "error", err)
+		g.timeAnew(a.w)
 		g.refuse(a.w, http.StatusServiceUnavailable, "the connection cannot be entered into the journal at the moment")
 		g.retract(a)
 		return false
@@ -64,12 +67,19 @@ func (g *Gateway) askConnect(a *arrival) bool {
 		r.API = nil
 	}
 	g.tell(g.life, departure{r, g.now()})
-	g.metrics.refused.WithLabelValues(itoa(d.Status)).Inc()
+	g.metrics.refused.WithLabelValues(strconv.Itoa(d.Status)).Inc()
+	g.timeAnew(a.w)
 	h := a.w.Header()
 	maps.Copy(h, d.Header)
 	a.w.WriteHeader(d.Status)
 	_, _ = a.w.Write(d.Body) // the client may have gone
 	return false
+}
+
+// timeAnew lets the time for a response begin anew: whoever was asked before it may have taken longer than the server
+// lets a response take. (The deadline for reading has gone with the request, and both go when a socket is taken over.)
+func (g *Gateway) timeAnew(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(g.pageTimeout())) // fails where there is none
 }
 
 // integrate hands a client's message to the route that it chooses, and waits for that, so that the messages of
@@ -82,7 +92,6 @@ func (c *connection) integrate(kind ws.OpCode, payload []byte) {
 	if err != nil {
 		c.gateway.logger.Warn("gateway: an integration has failed", "endpoint", c.endpoint.path, "connection", c.id, "error", err)
 	}
-	c.heard.Store(c.gateway.flows.clock.Load()) // nothing could be heard meanwhile
 	if len(reply) > 0 {
 		c.answer(reply)
 		c.beActive()
@@ -128,8 +137,12 @@ func (cs clients) Send(_ context.Context, id string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	frame := append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
-	return c.post(frame, false)
+	return c.post(frameOf(data), false)
+}
+
+// frameOf is the frame that all of an endpoint's connections get: none of them compresses.
+func frameOf(data []byte) []byte {
+	return append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
 }
 
 // post hands over a frame from outside of the streams.
@@ -177,12 +190,11 @@ func (cs clients) All() iter.Seq[apigateway.Info] {
 }
 
 // SendKey queues data as a text frame for all that have subscribed to a key.
-func (cs clients) SendKey(_ context.Context, key string, data []byte) (int, error) {
+func (cs clients) SendKey(ctx context.Context, key string, data []byte) (int, error) {
 	f := cs.endpoint.feed
 	if f == nil || cs.endpoint.config.Key == "" {
 		return 0, millrace.Errorf(millrace.Invalid, "post to a key", "the endpoint has no subscribe.key")
 	}
-	frame := append(websocket.AppendHeader(make([]byte, 0, len(data)+10), ws.OpText, len(data)), data...)
 	var all []*connection
 	f.mu.Lock()
 	if g := f.keys[key]; g != nil {
@@ -193,11 +205,28 @@ func (cs clients) SendKey(_ context.Context, key string, data []byte) (int, erro
 		}
 	}
 	f.mu.Unlock()
-	sent := 0
+	sent, _ := postAll(context.WithoutCancel(ctx), all, data) // whoever posts to a key need not wait for the count
+	return sent, nil
+}
+
+// SendAll queues data as a text frame for all, as long as somebody waits for the counts.
+func (cs clients) SendAll(ctx context.Context, data []byte) (sent, failed int) {
+	all := slices.DeleteFunc(cs.gateway.all(), func(c *connection) bool { return c.endpoint != cs.endpoint })
+	return postAll(ctx, all, data)
+}
+
+// postAll posts one frame to all, until ctx ends.
+func postAll(ctx context.Context, all []*connection, data []byte) (sent, failed int) {
+	frame := frameOf(data)
 	for _, c := range all {
-		if c.post(frame, true) == nil {
+		switch {
+		case ctx.Err() != nil:
+			return sent, failed
+		case c.post(frame, true) == nil:
 			sent++
+		default:
+			failed++
 		}
 	}
-	return sent, nil
+	return sent, failed
 }

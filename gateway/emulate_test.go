@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway"
@@ -250,6 +252,78 @@ func TestAPIGateway(t *testing.T) {
 	}
 }
 
+// An endpoint that is gone leaves no metrics behind.
+func TestForget(t *testing.T) {
+	f := newFunction(t, func(lambdaEvent) string { return `{"statusCode":200}` })
+	with, reg := emulating(f, nil), prometheus.NewRegistry()
+	metrics := gateway.NewMetrics(reg)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		o.Streams["connections"], o.Metrics = newStreamNamed("connections"), metrics
+	})
+	_ = server.dial(t, "/prod", "").Close()
+	f.next(t)
+	server.manage(t, "GET", "/prod/@connections", "")
+	named := func() (names []string) {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			for _, m := range family.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == "endpoint" && l.GetValue() == "/prod" {
+						names = append(names, family.GetName())
+					}
+				}
+			}
+		}
+		return slices.Compact(names)
+	}
+	if names := named(); !slices.Contains(names, "millrace_gateway_connects_total") || !slices.Contains(names, "millrace_gateway_apigateway_management_total") {
+		t.Errorf("measured is %q", names)
+	}
+	if err := server.stop(); err != nil {
+		t.Fatal(err)
+	}
+	metrics.Forget("/prod")
+	if names := named(); names != nil {
+		t.Errorf("left is %q", names)
+	}
+}
+
+// A post to all reaches every connection of its endpoint, and no others; so does a large one.
+func TestPostToAll(t *testing.T) {
+	f := newFunction(t, func(lambdaEvent) string { return `{"statusCode":200}` })
+	with, s := emulating(f, nil), newStream(1)
+	w := newWriter(t, s)
+	server := serve(t, s, func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		c.Endpoints["/beta"] = c.Endpoints["/prod"]
+		o.Streams["connections"] = newStreamNamed("connections")
+	})
+	var all []*client
+	for range 3 {
+		all = append(all, server.dial(t, "/prod", ""))
+	}
+	other, beside := server.dial(t, "/beta", ""), server.dial(t, "/vehicles", "")
+	const limit = 128 << 10 // more than a queue
+	for _, text := range []string{"to all", strings.Repeat("x", limit)} {
+		if code, _, counts := server.manage(t, "POST", "/prod/@connections?all=true", text); code != 200 || counts != `{"sent":3,"failed":0}` {
+			t.Errorf("POST: %d %s", code, counts)
+		}
+		for _, c := range all {
+			c.want(text)
+		}
+	}
+	if code, _, counts := server.manage(t, "POST", "/beta/@connections?all=true", "to the other"); code != 200 || counts != `{"sent":1,"failed":0}` {
+		t.Errorf("POST: %d %s", code, counts)
+	}
+	other.want("to the other")
+	w.put("1", "an event")
+	beside.want("an event")
+}
+
 // A connection that waits for its $connect is not there yet.
 func TestPendingConnection(t *testing.T) {
 	asked, proceed := make(chan string, 1), make(chan struct{})
@@ -277,6 +351,59 @@ func TestPendingConnection(t *testing.T) {
 		t.Errorf("a post to a connection: %d", code)
 	}
 	c.want("now")
+}
+
+// An integration may take longer to decide than a page to be served, whatever it decides.
+func TestSlowConnect(t *testing.T) {
+	const page = 50 * time.Millisecond
+	f := newFunction(t, func(e lambdaEvent) string {
+		if e.RequestContext.EventType == "CONNECT" {
+			time.Sleep(4 * page)
+			if e.QueryStringParameters["VehicleID"] == "" {
+				return `{"statusCode":418,"body":"VehicleID is missing"}`
+			}
+		}
+		return `{"statusCode":200}`
+	})
+	with := emulating(f, nil)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		o.Streams["connections"] = newStreamNamed("connections")
+		o.SetPageTimeout(page)
+	})
+	c := server.dial(t, "/prod?VehicleID=42", "")
+	id := f.next(t).RequestContext.ConnectionID
+	if code, _, _ := server.manage(t, "POST", "/prod/@connections/"+escapeID(id), "here"); code != 200 {
+		t.Errorf("POST: %d", code)
+	}
+	c.want("here")
+	if _, err := server.tryDial("/prod", ""); status(err) != 418 {
+		t.Errorf("a denied connection: %v", err)
+	}
+}
+
+// A client whose message an integration is busy with is not silent, however short the pings' interval: what it answers
+// to them is read afterwards.
+func TestSlowIntegration(t *testing.T) {
+	t.Parallel()
+	const ping = 100 * time.Millisecond
+	f := newFunction(t, func(e lambdaEvent) string {
+		if e.RequestContext.EventType == "MESSAGE" {
+			time.Sleep(4 * ping)
+		}
+		return `{"statusCode":200,"body":"at last"}`
+	})
+	with := emulating(f, nil)
+	server := serve(t, newStream(1), func(c *gateway.Config, o *gateway.Options) {
+		with(c, o)
+		c.Ping = ping
+		o.Streams["connections"] = newStreamNamed("connections")
+	})
+	c := server.dial(t, "/prod", "")
+	for range 2 {
+		c.say("hello")
+		c.want("at last")
+	}
 }
 
 // However many connections a life that died has left, $disconnect is told of each: more than may wait at a time, too.

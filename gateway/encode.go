@@ -187,8 +187,6 @@ func (f form) frameSize(b []byte) int {
 	return websocket.FrameSize(b)
 }
 
-func itoa(n int) string { return strconv.Itoa(n) }
-
 func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
 
 const hexDigits = "0123456789abcdef"

@@ -39,7 +39,8 @@ type Options struct {
 	Metrics         *Metrics          // nil: nothing is measured
 	Now             func() time.Time  // the wall clock; nil: time.Now
 
-	maxWaiting int // of an endpoint's deliveries; tests set it
+	maxWaiting  int           // of an endpoint's deliveries; tests set it
+	pageTimeout time.Duration // in place of pageTimeout; tests set it
 }
 
 // Gateway serves endpoints.
@@ -210,6 +211,8 @@ const (
 	pageTimeout   = 30 * time.Second // of a response that is no connection
 )
 
+func (g *Gateway) pageTimeout() time.Duration { return cmp.Or(g.options.pageTimeout, pageTimeout) }
+
 // Run serves l, which it closes, until ctx ends or a stream cannot be read for good. Then it drains:
 // it takes no more connections and closes those that there are one after the other, WebSockets with
 // code 1012, over at most Config.Drain, and returns when all are gone, a few seconds later at most.
@@ -260,7 +263,7 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           g,
 		ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: headerBytes,
-		ReadTimeout: pageTimeout, WriteTimeout: pageTimeout, IdleTimeout: time.Minute,
+		ReadTimeout: g.pageTimeout(), WriteTimeout: g.pageTimeout(), IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug),
 	}
 	var serving sync.WaitGroup
@@ -424,8 +427,8 @@ func (g *Gateway) unreserve() {
 	}
 }
 
-// admit takes a connection in that was reserved. It returns false, and has given the room back, if the
-// gateway has begun to drain.
+// admit takes a connection in for which there is room, which forget gives back. It returns false if the gateway has
+// begun to drain.
 func (g *Gateway) admit(c *connection) bool {
 	g.mu.Lock()
 	draining := g.draining
@@ -436,7 +439,6 @@ func (g *Gateway) admit(c *connection) bool {
 	}
 	g.mu.Unlock()
 	if draining {
-		g.unreserve()
 		return false
 	}
 	t := &c.endpoint.traffic[c.form]

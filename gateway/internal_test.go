@@ -15,6 +15,8 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/gateway/apigateway"
+	"github.com/millrace/millrace/gateway/auth"
 )
 
 func TestPositionIDs(t *testing.T) {
@@ -213,6 +215,18 @@ func TestConfig(t *testing.T) {
 		c.Origins = []string{"https://app.example.org", "http://localhost:3000", "http://[::1]:80", "*"}
 		return c
 	}
+	withToken := func(parameter string) *auth.Config {
+		return &auth.Config{APIKeys: []auth.APIKey{{Name: "a", Key: "0123456789abcdef"}}, Token: auth.Token{Query: parameter}}
+	}
+	api := func(change func(*Endpoint)) func(*Config) {
+		return func(c *Config) {
+			e := Endpoint{APIGateway: &apigateway.Config{}}
+			e.APIGateway.SetDefaults()
+			e.APIGateway.Subscribe = &apigateway.Subscribe{From: "x", Key: "query:VehicleID"}
+			change(&e)
+			c.Endpoints = map[string]Endpoint{"/a": e}
+		}
+	}
 	for name, test := range map[string]struct {
 		change func(*Config)
 		want   string // "PATH: part of the message"; "" for none
@@ -239,6 +253,17 @@ func TestConfig(t *testing.T) {
 		"slow messages": {func(c *Config) {
 			c.Endpoints = map[string]Endpoint{"/a": {Messages: true, Slow: "disconnect"}}
 		}, `endpoints./a.slow: "disconnect" has no effect here`},
+		"api queue":        {api(func(e *Endpoint) { e.Queue = 100 }), "endpoints./a.queue: 100 bytes are out of range"},
+		"api slow":         {api(func(e *Endpoint) { e.Slow = "newest" }), `endpoints./a.slow: "newest" is not known`},
+		"api latest keys":  {api(func(e *Endpoint) { e.LatestKeys = 7 }), "endpoints./a.latest_keys: 7 makes no sense here"},
+		"api slow, silent": {api(func(e *Endpoint) { e.Slow, e.APIGateway.Subscribe = DropOldest, nil }), `endpoints./a.slow: "drop_oldest" has no effect here`},
+		"api":              {api(func(e *Endpoint) { e.Slow, e.Queue = DropOldest, 8<<10 }), ""},
+		"token reserved":   {func(c *Config) { c.Auth = withToken("lasteventid") }, `auth.token.query: "lasteventid" is taken`},
+		"token a filter":   {func(c *Config) { c.Auth = withToken("filter") }, `auth.token.query: "filter" is taken`},
+		"endpoint's token a box": {func(c *Config) {
+			c.Endpoints = map[string]Endpoint{"/a": {From: "x", Auth: withToken("Box")}}
+		}, `endpoints./a.auth.token.query: "Box" is taken`},
+		"token":        {func(c *Config) { c.Auth = withToken("token") }, ""},
 		"ping":         {func(c *Config) { c.Ping = 0 }, "ping: 0s is too short"},
 		"queue":        {func(c *Config) { c.Queue = 100 }, "queue: 100 bytes"},
 		"connections":  {func(c *Config) { c.MaxConnections = 0 }, "max_connections: 0 is too few"},

@@ -58,6 +58,14 @@ const maxName = 64
 
 // Message implements websocket.Receiver.
 func (c *connection) Message(kind ws.OpCode, payload []byte) {
+	c.busy.Store(true)
+	c.attend(kind, payload)
+	c.heard.Store(c.gateway.flows.clock.Load())
+	c.busy.Store(false)
+}
+
+// attend does what a message is for, when its turn has come.
+func (c *connection) attend(kind ws.OpCode, payload []byte) {
 	if !c.throttle() {
 		return
 	}
@@ -141,7 +149,7 @@ func (c *connection) subscribe(name string, m *clientMessage) error {
 	}
 	w, err := m.wish()
 	if err == nil && e.inPath() && len(w.keys) == 0 {
-		err = wrongWish("%s is for one key at a time; name it in keys", e.path)
+		err = wrongWish("%s is for keys that are named; write one at least in keys", e.path)
 	}
 	if err == nil {
 		err = c.bind(e, &w)
@@ -149,17 +157,8 @@ func (c *connection) subscribe(name string, m *clientMessage) error {
 	if err != nil {
 		return err
 	}
-	s, err := c.subscription(e, name, w)
+	s, r, _, err := c.begin(context.Background(), e, name, w)
 	if err != nil {
-		return err
-	}
-	var r *replay
-	if !w.since.live() {
-		if r, _, err = c.gateway.resume(context.Background(), s); err != nil {
-			return err
-		}
-	}
-	if err := c.limits.Subscribe(1); err != nil {
 		return err
 	}
 	c.answer(append(appendJSONString([]byte(`{"subscribed":`), []byte(name)), '}'))

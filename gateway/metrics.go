@@ -95,6 +95,7 @@ func (m *Metrics) Forget(endpoint string) {
 	} {
 		vector.DeletePartialMatch(prometheus.Labels{"endpoint": endpoint})
 	}
+	m.apis.Forget(endpoint)
 }
 
 // measure looks up the instances of an endpoint's metrics.

@@ -56,6 +56,7 @@ var (
 func (g *Gateway) look(c *connection, now int64) bool {
 	interval := int64(g.config.Ping)
 	waiting, wrote := c.out.backlog()
+	busy := c.busy.Load() // before heard, which is set before busy ends
 	heard := c.heard.Load()
 	if expires := c.expires.Load(); expires != 0 || c.api != nil {
 		wall := g.now()
@@ -77,7 +78,7 @@ func (g *Gateway) look(c *connection, now int64) bool {
 			cut: cutStalled, drop: true,
 		})
 		return false
-	case c.form.websocket() && now-heard > 2*interval+interval/4:
+	case c.form.websocket() && !busy && now-heard > 2*interval+interval/4:
 		c.end(ending{
 			code: ws.StatusPolicyViolation, reason: fmt.Sprintf("silent: no pong for %s", 2*g.config.Ping),
 			cut: cutSilent, drop: true,

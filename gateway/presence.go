@@ -198,9 +198,6 @@ func (g *Gateway) depart(ctx context.Context, d departure) {
 			return
 		}
 	}
-	if g.presence == nil {
-		return
-	}
 	if err := g.presence.gone(ctx, r, d.at); err != nil && ctx.Err() == nil {
 		g.logger.Warn("gateway: the end of a connection is not written", "connection", r.Connection, "error", err)
 	}
@@ -229,8 +226,8 @@ func (g *Gateway) retract(a *arrival) {
 
 // departing tells those concerned that a connection is gone, without waiting for them.
 func (g *Gateway) departing(c *connection, e ending) {
-	if g.presence == nil && c.api == nil {
-		return
+	if g.presence == nil {
+		return // nobody asks; endpoints of API Gateway's kind always have a journal
 	}
 	r := c.record()
 	if r.Code, r.Reason = int(e.code), e.reason; e.code == 0 {

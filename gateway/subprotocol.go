@@ -2,9 +2,10 @@ package gateway
 
 import (
 	"net/http"
-	"strings"
 
 	"github.com/gobwas/ws"
+
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // subprotocol is the one that carries ids, keys, types and gaps. Without it frames carry data alone.
@@ -19,12 +20,8 @@ const (
 
 // chooseSubprotocol returns the form that the client's offer leads to.
 func chooseSubprotocol(r *http.Request) form {
-	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
-		for offer := range strings.SplitSeq(line, ",") {
-			if strings.TrimSpace(offer) == subprotocol {
-				return v1
-			}
-		}
+	if websocket.Offers(r, subprotocol) {
+		return v1
 	}
 	return plain
 }

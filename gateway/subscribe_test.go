@@ -1,12 +1,20 @@
 package gateway_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/gateway"
@@ -105,6 +113,76 @@ func cars(t *testing.T, partitions int, change func(*gateway.Config, *gateway.Op
 	})
 	return s, w, server
 }
+
+// unseekable is a stream that cannot say what it has stored when, for as long as it is told so.
+type unseekable struct {
+	millrace.Stream
+	broken atomic.Bool
+}
+
+func (s *unseekable) Seek(ctx context.Context, partition string, t time.Time) (millrace.Position, error) {
+	if s.broken.Load() {
+		return millrace.Position{}, millrace.Errorf(millrace.Denied, "seek", "the bucket says: wrong key AKID")
+	}
+	return s.Stream.Seek(ctx, partition, t)
+}
+
+// A subscription that cannot begin does not count, however it was asked for, and the client does not hear why a stream
+// fails, but the log does.
+func TestStreamFailsWhileSubscribing(t *testing.T) {
+	s := &unseekable{Stream: newStream(1)}
+	w := newWriter(t, s.Stream)
+	w.put("1", "1")
+	var log bytes.Buffer
+	var mu sync.Mutex
+	server := serve(t, s, func(c *gateway.Config, o *gateway.Options) {
+		c.Endpoints["/live"] = gateway.Endpoint{Messages: true}
+		c.Endpoints["/mine"] = gateway.Endpoint{From: "crossings", Auth: guarded()}
+		c.Limits.SubscriptionsPerConnection = 1
+		o.Logger = slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return log.Write(b)
+		}), nil))
+	})
+	s.broken.Store(true)
+	refused := func(c *client) {
+		t.Helper()
+		if e := c.any().Error; e == nil || e.Code != "unavailable" || e.Message != "the stream cannot be read at the moment" {
+			t.Errorf("got %+v", e)
+		}
+	}
+	live := server.dial(t, "/live", v1)
+	for range 2 {
+		live.say(`{"subscribe":"a","to":"/vehicles","since":"0"}`)
+		refused(live)
+	}
+	late := server.dial(t, "/mine?since=0", v1)
+	late.say(`{"auth":"0123456789abcdef"}`)
+	if text := late.next(); !strings.Contains(text, "authenticated") {
+		t.Errorf("got %s", text)
+	}
+	refused(late)
+	r := server.get(t, http.MethodGet, "/vehicles?since=0", nil, "text/event-stream")
+	if text, _ := io.ReadAll(r.Body); r.StatusCode != 503 || string(text) != "the stream cannot be read at the moment\n" {
+		t.Errorf("got %s %s", r.Status, text)
+	}
+	mu.Lock()
+	if n := strings.Count(log.String(), "wrong key AKID"); n != 4 {
+		t.Errorf("logged %d times: %s", n, log.String())
+	}
+	mu.Unlock()
+
+	s.broken.Store(false)
+	live.say(`{"subscribe":"a","to":"/vehicles","since":"0"}`)
+	live.expect("subscribed a", "a 1 1", "a live")
+	late.say(`{"subscribe":"b","since":"0"}`)
+	late.expect("subscribed b", "b 1 1", "b live")
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestKeyInPath(t *testing.T) {
 	_, w, server := cars(t, 1, nil)
@@ -324,8 +402,15 @@ func TestLatest(t *testing.T) {
 func TestArea(t *testing.T) {
 	_, w, server := cars(t, 1, nil)
 	put := func(key string, lat, lon float64) { w.put(key, fmt.Sprintf(`{"lat":%g,"lon":%g}`, lat, lon)) }
+	watch := server.dial(t, "/vehicles", v1)
+	watch.live()
+	seen := func(key string) { // so the table has it
+		for watch.any().Key != key {
+		}
+	}
 	put("in", 1, 1)
 	put("out", 5, 5)
+	seen("out")
 	c := server.dial(t, "/map?since=latest&box=0,0,2,2", v1)
 	c.expect(`in {"lat":1,"lon":1}`, "live")
 	put("out", 1, 2)   // comes in, to the border
@@ -342,6 +427,7 @@ func TestArea(t *testing.T) {
 	named := server.dial(t, "/live", v1)
 	put("a", 10, 10)
 	put("b", 10, 20)
+	seen("b")
 	named.say(`{"subscribe":"m","to":"/map","since":"latest","area":{"circle":{"lat":10,"lon":10,"radius":1000}}}`)
 	named.expect("subscribed m", `m a {"lat":10,"lon":10}`, "m live")
 	named.say(`{"update":"m","area":{"box":[15,5,25,15]}}`)

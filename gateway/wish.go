@@ -13,6 +13,11 @@ import (
 // reservedParameters are the parameters of the query string that have a meaning at every endpoint.
 var reservedParameters = []string{"since", "lastEventId", "prefix", "filter", "box", "circle"}
 
+// reserved says whether a parameter's name is one of them, in whatever case: nobody is to confuse the two.
+func reserved(name string) bool {
+	return slices.ContainsFunc(reservedParameters, func(r string) bool { return strings.EqualFold(r, name) })
+}
+
 // maxKeys bounds the keys of one subscription, maxPrefix the bytes of a prefix.
 const (
 	maxKeys   = 100

@@ -61,10 +61,14 @@ type Options struct {
 // after $connect has allowed it, as AWS does: a function that posts to a connection while its
 // $connect is pending gets 410.
 type Connections interface {
-	// Send queues data as one text frame. It fails with NotFound if the connection is gone or not there
-	// yet, Unavailable if the client's buffer is full, TooLarge if the frame can never be sent. It keeps
-	// data.
+	// Send queues data, which the caller bounds, as one text frame. It fails with NotFound if the connection is gone
+	// or not there yet, and with Unavailable if the client's buffer is full; a frame larger than the whole buffer
+	// is taken when nothing else waits. It keeps data.
 	Send(ctx context.Context, id string, data []byte) error
+	// SendAll queues data as one text frame for every connection of this endpoint, and returns for how many, and how
+	// many could not take it; those that come or go meanwhile may be in neither. It ends early with ctx. It keeps
+	// data.
+	SendAll(ctx context.Context, data []byte) (sent, failed int)
 	// Info describes a connection. It fails with NotFound.
 	Info(id string) (Info, error)
 	// Close ends a connection with a close code and a reason of at most 123 bytes. It fails with NotFound.

@@ -41,7 +41,7 @@ type Config struct {
 	Strict bool `yaml:"strict"`
 	// MessageLimit bounds a message in either direction, in bytes. Default 128KiB.
 	MessageLimit int64 `yaml:"message_limit,size"`
-	// FrameLimit bounds a frame that a client sends, in bytes; 0 bounds only the message. Default 0.
+	// FrameLimit bounds a frame that a client sends, in bytes, at most 64MiB; 0 bounds only the message. Default 0.
 	FrameLimit int64 `yaml:"frame_limit,size"`
 	// IdleTimeout closes a connection over which nothing was sent or received for so long; 0 never. Default 0.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
@@ -182,8 +182,8 @@ func (c *Config) validateLimits(problem func(path, format string, args ...any)) 
 	if c.MessageLimit < 1<<10 || c.MessageLimit > 64<<20 {
 		problem("message_limit", "%d bytes are out of range; write a size from 1KiB to 64MiB, such as 128KiB", c.MessageLimit)
 	}
-	if c.FrameLimit < 0 {
-		problem("frame_limit", "%d bytes are negative; write a size such as 32KiB, or 0 for none", c.FrameLimit)
+	if c.FrameLimit < 0 || c.FrameLimit > 64<<20 {
+		problem("frame_limit", "%d bytes are out of range; write a size of at most 64MiB, such as 32KiB, or 0 for none", c.FrameLimit)
 	}
 	if c.IntegrationTimeout <= 0 || c.IntegrationTimeout > 15*time.Minute {
 		problem("integration_timeout", "%s is out of range; write a duration of at most 15m, such as 29s", c.IntegrationTimeout)

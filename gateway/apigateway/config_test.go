@@ -65,6 +65,7 @@ func TestValidate(t *testing.T) {
 		"stage":                             func(c *Config) { c.Stage = "a/b" },
 		"message_limit":                     func(c *Config) { c.MessageLimit = 1 },
 		"frame_limit":                       func(c *Config) { c.FrameLimit = -1 },
+		"frame_limit: 67108865 bytes":       func(c *Config) { c.FrameLimit = 64<<20 + 1 },
 		"idle_timeout":                      func(c *Config) { c.IdleTimeout = -1 },
 		"max_duration":                      func(c *Config) { c.MaxDuration = -1 },
 		"integration_timeout":               func(c *Config) { c.IntegrationTimeout = 0 },

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // Decision is what $connect says of a request for a connection.
@@ -49,10 +50,12 @@ func (a *API) Connect(ctx context.Context, r *http.Request, c Info) (Decision, e
 		return Decision{Status: answer.status, Header: endToEnd(answer.header), Body: answer.body}, nil
 	}
 	i.measures.called(outcomeOK, answer.took)
-	return Decision{
-		Allowed: true, Status: http.StatusSwitchingProtocols,
-		Subprotocol: offered(r, answer.header.Get(subprotocolHeader)),
-	}, nil
+	d := Decision{Allowed: true, Status: http.StatusSwitchingProtocols}
+	// Any that the client did not offer would make it end the connection (RFC 6455, section 4.1).
+	if chosen := answer.header.Get("Sec-WebSocket-Protocol"); websocket.Offers(r, chosen) {
+		d.Subprotocol = chosen
+	}
+	return d, nil
 }
 
 // Disconnect tells $disconnect once that a connection is gone; a Deliverer tries until it has been
@@ -81,21 +84,6 @@ func (a *API) Disconnect(ctx context.Context, c Info, code int, reason string) e
 func final(status int) bool {
 	return status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooEarly &&
 		status != http.StatusTooManyRequests
-}
-
-const subprotocolHeader = "Sec-Websocket-Protocol"
-
-// offered returns protocol if the client offered it: any other would make it end the connection
-// (RFC 6455, section 4.1).
-func offered(r *http.Request, protocol string) string {
-	for _, line := range r.Header.Values(subprotocolHeader) {
-		for one := range strings.SplitSeq(line, ",") {
-			if strings.TrimSpace(one) == protocol {
-				return protocol
-			}
-		}
-	}
-	return ""
 }
 
 // endToEnd returns the fields of an integration's answer that a denial passes on.

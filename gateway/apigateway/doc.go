@@ -15,5 +15,5 @@
 //
 // The gateway owns the connections. It calls Connect before it upgrades a request, Message for each
 // message, Disconnect (through a Deliverer) when a connection is gone, and hands every request that
-// Manages accepts to ServeManagement. docs/apigateway.md says how all of it differs from AWS.
+// Managing finds an API for to its ServeManagement. docs/apigateway.md says how all of it differs from AWS.
 package apigateway

@@ -154,7 +154,7 @@ func newServerAt(t *testing.T, h *httptest.Server, path string, c Config, o Opti
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case s.api.Manages(r):
+	case Managing([]*API{s.api}, r) != nil:
 		s.api.ServeManagement(w, r)
 		return
 	case r.Header.Get("Upgrade") == "":
@@ -308,6 +308,17 @@ func (s *server) All() iter.Seq[Info] {
 			}
 		}
 	}
+}
+
+func (s *server) SendAll(ctx context.Context, data []byte) (sent, failed int) {
+	for i := range s.All() {
+		if s.Send(ctx, i.ID, data) == nil {
+			sent++
+		} else {
+			failed++
+		}
+	}
+	return sent, failed
 }
 
 func (s *server) SendKey(ctx context.Context, key string, data []byte) (sent int, err error) {

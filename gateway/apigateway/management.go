@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/gateway/websocket"
 )
 
 // resource is what a path of the management API names.
@@ -72,15 +73,8 @@ func (a *API) rank(r resource) int {
 	return 0
 }
 
-// Manages says whether a request is for the management API of this endpoint: its path is
-// PATH/@connections, /STAGE/@connections or /@connections, or one of these with an id.
-func (a *API) Manages(r *http.Request) bool {
-	at, ok := resourceOf(r.URL.EscapedPath())
-	return ok && a.rank(at) > 0
-}
-
-// Managing returns the endpoint whose management API a request is for, nil if there is none. Where
-// several could be meant (/@connections names none of them) it is the one that has the connection,
+// Managing returns the endpoint whose management API a request is for, nil if there is none: the path is
+// PATH/@connections, /STAGE/@connections or /@connections, or one of these with an id. Where several could be meant (/@connections names none of them) it is the one that has the connection,
 // then the one that knows the access key, then the first.
 func Managing(apis []*API, r *http.Request) *API {
 	at, ok := resourceOf(r.URL.EscapedPath())
@@ -142,7 +136,7 @@ var (
 	errInternal = &problem{http.StatusInternalServerError, "InternalServerErrorException", "Internal server error"}
 )
 
-// ServeManagement answers a request that Manages accepts. Its URL must be as it arrived, because its
+// ServeManagement answers a request for which Managing returned the API. Its URL must be as it arrived, because its
 // signature covers the escaped path.
 //
 //	POST   /@connections/ID                        the body becomes a text frame: 200
@@ -297,16 +291,7 @@ func (a *API) postAll(w http.ResponseWriter, r *http.Request, _ resource, body [
 		Sent   int `json:"sent"`
 		Failed int `json:"failed"`
 	}
-	for c := range a.connections.All() {
-		if r.Context().Err() != nil {
-			break // nobody waits for the counts any more
-		}
-		if a.connections.Send(r.Context(), c.ID, body) == nil {
-			counts.Sent++
-		} else {
-			counts.Failed++
-		}
-	}
+	counts.Sent, counts.Failed = a.connections.SendAll(r.Context(), body)
 	answerJSON(w, http.StatusOK, counts)
 	return nil
 }
@@ -371,8 +356,8 @@ func (a *API) delete(w http.ResponseWriter, r *http.Request, at resource, _ []by
 	query := r.URL.Query()
 	if query.Has("code") {
 		n, err := strconv.Atoi(query.Get("code"))
-		if err != nil || !closeCode(n) {
-			return badRequest("code must be a close code that a server may send: 1000, 1001, 1008, 1011 to 1014, or 3000 to 4999")
+		if err != nil || !websocket.IsClosingCode(n) {
+			return badRequest("code must be a close code that may be sent: %s", websocket.ClosingCodes)
 		}
 		code = n
 	}
@@ -384,15 +369,6 @@ func (a *API) delete(w http.ResponseWriter, r *http.Request, at resource, _ []by
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// closeCode says whether a code may be chosen to close a connection with.
-func closeCode(code int) bool {
-	switch {
-	case code == 1000, code == 1001, code == 1008, code >= 1011 && code <= 1014, code >= 3000 && code <= 4999:
-		return true
-	}
-	return false
 }
 
 func answerJSON(w http.ResponseWriter, status int, v any) {

@@ -69,6 +69,17 @@ func (c *table) SendKey(_ context.Context, key string, data []byte) (int, error)
 	return 3, nil
 }
 
+func (c *table) SendAll(ctx context.Context, data []byte) (sent, failed int) {
+	for id := range c.infos {
+		if c.Send(ctx, id, data) == nil {
+			sent++
+		} else {
+			failed++
+		}
+	}
+	return sent, failed
+}
+
 func jsonOf(v any) string {
 	text, _ := json.Marshal(v)
 	return string(text)
@@ -136,7 +147,7 @@ func TestManagement(t *testing.T) {
 			a, connections := managed(t, nil)
 			connections.fail = tt.fail
 			r := sent(t, signed(t, tt.method, base+tt.target, tt.body))
-			if !a.Manages(r) {
+			if Managing([]*API{a}, r) != a {
 				t.Fatal("it is not taken for the management API's")
 			}
 			w := ask(a, r)
@@ -206,7 +217,7 @@ func TestManages(t *testing.T) {
 		"/connections":                 false,
 	} {
 		r := httptest.NewRequest("GET", "http://api.example.org"+target, nil)
-		if got := a.Manages(r); got != want {
+		if got := Managing([]*API{a}, r) == a; got != want {
 			t.Errorf("%s: %t", target, got)
 		}
 	}

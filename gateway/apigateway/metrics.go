@@ -48,6 +48,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes the metrics of an endpoint that is gone for good.
+func (m *Metrics) Forget(endpoint string) {
+	for _, vector := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.calls, m.seconds, m.inFlight, m.unrouted, m.management, m.disconnects, m.waiting,
+	} {
+		vector.DeletePartialMatch(prometheus.Labels{"endpoint": endpoint})
+	}
+}
+
 // outcome of a call of an integration.
 type outcome string
 

@@ -324,11 +324,8 @@ func (t *Token) validate(problem func(path, format string, args ...any)) {
 	if t.Header != "" && !headerName(t.Header) {
 		problem("header", "%.80q is no header's name; write one such as X-Api-Key", t.Header)
 	}
-	switch {
-	case strings.ContainsAny(t.Query, "&=#;+% \t\r\n"):
+	if strings.ContainsAny(t.Query, "&=#;+% \t\r\n") {
 		problem("query", "%.80q is no parameter of the query string; write a name such as token", t.Query)
-	case t.Query == "since" || strings.EqualFold(t.Query, "lastEventId"):
-		problem("query", "%q is taken: clients resume by it; choose another name", t.Query)
 	}
 	if t.Cookie != "" && !headerName(t.Cookie) {
 		problem("cookie", "%.80q is no cookie's name; write one such as session", t.Cookie)

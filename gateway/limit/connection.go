@@ -60,18 +60,31 @@ func (c *Connection) Unsubscribe(n int) {
 }
 
 // Message says whether a message that came now may be looked at, and if not, after how long at the earliest
-// the next one may. A message that is not allowed takes nothing.
+// the next one may; then it counts as limited. A message that is not allowed takes nothing.
 func (c *Connection) Message(now time.Time) (retryAfter time.Duration, allowed bool) {
+	wait, scope := c.take(now)
+	if scope != "" {
+		c.limits.metrics.limited.WithLabelValues("messages", scope).Inc()
+	}
+	return wait, scope == ""
+}
+
+// Retry is Message for one that was not allowed before, and was counted then.
+func (c *Connection) Retry(now time.Time) (retryAfter time.Duration, allowed bool) {
+	wait, scope := c.take(now)
+	return wait, scope == ""
+}
+
+// take takes a message from every bucket, or from none: then it says whose was empty.
+func (c *Connection) take(now time.Time) (wait time.Duration, scope string) {
 	l := c.limits
 	if wait, ok := c.bucket.take(l.bucket, now); !ok {
-		l.metrics.limited.WithLabelValues("messages", "connection").Inc()
-		return wait, false
+		return wait, "connection"
 	}
 	if c.address != nil {
 		if wait, ok := c.address.bucket.take(l.address.rate, now); !ok {
 			c.bucket.giveBack(l.bucket)
-			l.metrics.limited.WithLabelValues("messages", "address").Inc()
-			return wait, false
+			return wait, l.address.name
 		}
 	}
 	if c.token != nil {
@@ -80,11 +93,10 @@ func (c *Connection) Message(now time.Time) (retryAfter time.Duration, allowed b
 			if c.address != nil {
 				c.address.bucket.giveBack(l.address.rate)
 			}
-			l.metrics.limited.WithLabelValues("messages", "token").Inc()
-			return wait, false
+			return wait, l.token.name
 		}
 	}
-	return 0, true
+	return 0, ""
 }
 
 // Release gives the connection and its subscriptions back. Calling it again does nothing.

@@ -279,6 +279,14 @@ func TestMetrics(t *testing.T) {
 	for range 3 {
 		c.Message(at)
 	}
+	for range 5 { // the third, which is counted
+		if wait, ok := c.Retry(at); ok || wait != time.Second {
+			t.Errorf("allowed %t, wait %s", ok, wait)
+		}
+	}
+	if _, ok := c.Retry(at.Add(time.Second)); !ok {
+		t.Error("not allowed after the wait")
+	}
 	want := `
 # HELP millrace_gateway_limited_total What was refused for a limit (what: connections, subscriptions, messages), by whose it is (scope: connection, address, token).
 # TYPE millrace_gateway_limited_total counter

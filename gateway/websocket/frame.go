@@ -61,6 +61,19 @@ func AppendClose(dst []byte, code ws.StatusCode, reason string) []byte {
 	return append(dst, reason...)
 }
 
+// ClosingCodes are those with which whoever operates a server may have a connection closed, in words.
+const ClosingCodes = "1000, 1001, 1008, 1011 to 1014, or 3000 to 4999"
+
+// IsClosingCode says whether a code is one of ClosingCodes. The others of RFC 6455, section 7.4.1, and of its registry
+// are for clients, for what a server notices by itself, or never sent.
+func IsClosingCode(code int) bool {
+	switch {
+	case code == 1000, code == 1001, code == 1008, code >= 1011 && code <= 1014, code >= 3000 && code <= 4999:
+		return true
+	}
+	return false
+}
+
 // FrameSize returns the length of the unmasked frame that b begins with; of an incomplete one, more than len(b).
 func FrameSize(b []byte) int {
 	switch {

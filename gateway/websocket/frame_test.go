@@ -71,6 +71,18 @@ func splitFrame(t testing.TB, frame []byte) (ws.OpCode, []byte) {
 	return h.OpCode, frame[n:]
 }
 
+func TestClosingCodes(t *testing.T) {
+	for code, want := range map[int]bool{
+		-1: false, 0: false, 999: false, 1000: true, 1001: true, 1002: false, 1003: false, 1005: false, 1006: false, 1007: false,
+		1008: true, 1009: false, 1010: false, 1011: true, 1012: true, 1013: true, 1014: true, 1015: false, 2999: false,
+		3000: true, 4999: true, 5000: false, 1<<16 + 1000: false,
+	} {
+		if got := IsClosingCode(code); got != want {
+			t.Errorf("%d: %t", code, got)
+		}
+	}
+}
+
 func TestCloseFrame(t *testing.T) {
 	for _, reason := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("é", 100), strings.Repeat("€", 41) + "xx"} {
 		op, payload := splitFrame(t, AppendClose(nil, 1000, reason))

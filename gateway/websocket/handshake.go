@@ -8,7 +8,12 @@ import (
 )
 
 // Wanted says whether the request asks to become a WebSocket.
-func Wanted(r *http.Request) bool { return hasToken(r.Header.Values("Upgrade"), "websocket") }
+func Wanted(r *http.Request) bool { return lists(r, "Upgrade", "websocket", strings.EqualFold) }
+
+// Offers says whether the request offers a subprotocol (section 11.3.4); case matters.
+func Offers(r *http.Request, protocol string) bool {
+	return lists(r, "Sec-WebSocket-Protocol", protocol, func(a, b string) bool { return a == b })
+}
 
 // CheckHandshake says what is wrong with a WebSocket's opening handshake (RFC 6455, section 4.2.1):
 // status is 0 if nothing is.
@@ -17,7 +22,7 @@ func CheckHandshake(r *http.Request) (status int, problem string) {
 	switch {
 	case r.Method != http.MethodGet || !r.ProtoAtLeast(1, 1):
 		return http.StatusBadRequest, "a WebSocket begins with a GET of HTTP/1.1"
-	case !hasToken(r.Header.Values("Connection"), "upgrade"):
+	case !lists(r, "Connection", "upgrade", strings.EqualFold):
 		return http.StatusBadRequest, "the header \"Connection: Upgrade\" is missing"
 	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Version")) != 1:
 		return http.StatusUpgradeRequired, "the header \"Sec-WebSocket-Version: 13\" is missing; no other version is spoken here"
@@ -45,10 +50,11 @@ func Head(r *http.Request, protocol, extension, further string) []byte {
 	return []byte(head + further + "\r\n")
 }
 
-func hasToken(lines []string, token string) bool {
-	for _, line := range lines {
+// lists says whether a header that is a list (RFC 9110, section 5.6.1) has a token.
+func lists(r *http.Request, header, token string, same func(a, b string) bool) bool {
+	for _, line := range r.Header.Values(header) {
 		for part := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(part), token) {
+			if same(strings.TrimSpace(part), token) {
 				return true
 			}
 		}
