@@ -171,8 +171,8 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 	}
 	p.adopt(n)
 	slices.Sort(tiers)
-	late := time.NewTimer(n.config.DrainTimeout)
-	defer late.Stop()
+	waiting, enough := context.WithTimeout(ctx, n.config.DrainTimeout) // for all tiers together
+	defer enough()
 	for _, tier := range slices.Compact(tiers) {
 		for _, old := range ends[tier] {
 			replacement := next[old.name]
@@ -193,7 +193,7 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			}
 		}
 		if tier != tierAdmin { // who asked for the reload may still wait for its answer there
-			p.await(ctx, ends[tier], late.C)
+			allEnded(ends[tier], waiting.Done())
 		}
 		for _, s := range begins[tier] {
 			s.start(running, p.ending, p.stillLeaving(s.name))
@@ -201,8 +201,17 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 	}
 	p.mu.Lock()
 	p.leaving = slices.DeleteFunc(p.leaving, func(s *stage) bool { return over(context.Background(), s.ended) })
-	left := slices.ContainsFunc(p.leaving, func(s *stage) bool { return s.tier != tierAdmin })
 	p.mu.Unlock()
+	left := false
+	for _, s := range p.leaving {
+		if s.tier == tierAdmin {
+			continue
+		}
+		left = true
+		if ctx.Err() == nil { // or the drain that begins waits for it
+			p.log.Error("a stage has not ended in time; what takes its place waits for it", "stage", s.name)
+		}
+	}
 	for name, s := range streams {
 		switch _, used := n.streams[name]; {
 		case used:
@@ -237,20 +246,6 @@ func (p *pipeline) stillLeaving(name string) *stage {
 		}
 	}
 	return nil
-}
-
-// await waits until stages have ended; not longer than a drain takes, and not when one begins.
-func (p *pipeline) await(ctx context.Context, stages []*stage, late <-chan time.Time) {
-	for _, s := range stages {
-		select {
-		case <-s.ended:
-		case <-late:
-			p.log.Error("a stage has not ended in time; what takes its place waits for it", "stage", s.name)
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // cleanUp forgets a stage that has ended for good, or made way for another.

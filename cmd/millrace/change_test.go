@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -446,6 +448,51 @@ func TestReloadLeavesBehindWhatHangs(t *testing.T) {
 		}
 		if s := p.status(); len(s) != 2 || s[1].State != stateDrained {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// What hangs in several tiers holds up a reload for drain_timeout once, and each is named.
+func TestReloadWaitsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(10 * time.Second)
+		var log bytes.Buffer
+		p.log = slog.New(slog.NewTextHandler(&log, nil))
+		release := make(chan struct{})
+		for _, name := range []string{"source/a", "query/b", "archive/c"} {
+			p.add(name, func(ctx context.Context, ready func()) error {
+				ready()
+				<-ctx.Done()
+				if name != "archive/c" {
+					<-release
+				}
+				return nil
+			})
+		}
+		running, stop := context.WithCancel(t.Context())
+		defer stop()
+		for _, s := range p.stages {
+			s.start(running, p.ending, nil)
+		}
+		synctest.Wait()
+		began := time.Now()
+		changes := p.apply(t.Context(), running, &plan{config: p.config})
+		if took := time.Since(began); took != 10*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		if !slices.Equal(changes.Removed, []string{"archive/c", "query/b", "source/a"}) {
+			t.Errorf("%v were removed", changes.Removed)
+		}
+		synctest.Wait()
+		for _, name := range []string{"source/a", "query/b"} {
+			if strings.Count(log.String(), "has not ended in time; what takes its place waits for it\" stage="+name) != 1 {
+				t.Errorf("the log does not name %s once:\n%s", name, &log)
+			}
+		}
+		close(release)
+		synctest.Wait()
+		if !allEnded(p.leaving, time.After(time.Second)) {
+			t.Error("some have not ended")
 		}
 	})
 }

@@ -314,7 +314,7 @@ func (p *pipeline) tiers() (tiers [][]*stage) {
 }
 
 // allEnded waits for stages; false if the time was over before.
-func allEnded(stages []*stage, timeout <-chan time.Time) bool {
+func allEnded[T any](stages []*stage, timeout <-chan T) bool {
 	for _, s := range stages {
 		select {
 		case <-s.ended:
