@@ -228,6 +228,10 @@ admin: {listen: %[4]q}
 		{name: "partitions", text: edit("out: {}", "out: {partitions: 3}"), problem: "config.yaml:3:21: streams.out.partitions: 3 is not possible, the stream has 1"},
 		{name: "an address in use", text: edit(ports[1], occupied.Addr().String()), problem: "gateway.listen: can't listen"},
 		{name: "a directory that is a file", text: edit("disk: objects", "disk: secret"), problem: "secret"},
+		{ // found when the stages before it have been made, which leaves nothing
+			name: "a source more and a directory that is a file", problem: "secret",
+			text: strings.Replace(edit("disk: objects", "disk: secret"), two, two+strings.Replace(two, "two", "three", 1), 1),
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := l.atWork()
@@ -270,8 +274,8 @@ admin: {listen: %[4]q}
 			check(back)
 		})
 	}
-	if refused := testutil.ToFloat64(l.measures.reloads.total.WithLabelValues(reloadRefused)); refused != 8 {
-		t.Errorf("%v reloads were refused by count, want 8", refused)
+	if refused := testutil.ToFloat64(l.measures.reloads.total.WithLabelValues(reloadRefused)); refused != 9 {
+		t.Errorf("%v reloads were refused by count, want 9", refused)
 	}
 	families, err := l.metrics.Gather()
 	if err != nil {
