@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/millracetest"
+	"github.com/millrace/millrace/producer"
 )
 
 // live is a pipeline at work whose configuration can be written anew.
@@ -423,7 +424,7 @@ func TestReloadLeavesBehindWhatHangs(t *testing.T) {
 		p.stages[0].start(running, p.ending, nil)
 		synctest.Wait()
 		next := func(name string) *plan {
-			n := &plan{config: p.config, working: map[string]*stage{}, names: map[string]bool{}}
+			n := &plan{config: p.config, working: map[string]*stage{}}
 			for _, s := range p.stages {
 				n.working[s.name] = s
 			}
@@ -456,7 +457,7 @@ func TestReloadLeavesBehindWhatHangs(t *testing.T) {
 	})
 }
 
-// What hangs in several tiers holds up a reload for drain_timeout once, and each is named.
+// What hangs in several tiers holds up a reload for drain_timeout once, and is named; what ends at once is not.
 func TestReloadWaitsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pipelineOf(10 * time.Second)
@@ -481,7 +482,7 @@ func TestReloadWaitsOnce(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		changes := p.apply(t.Context(), running, &plan{config: p.config})
-		if took := time.Since(began); took != 10*time.Second {
+		if took := time.Since(began); took != 10*time.Second+moment {
 			t.Errorf("it took %s", took)
 		}
 		if !slices.Equal(changes.Removed, []string{"archive/c", "query/b", "source/a"}) {
@@ -493,10 +494,135 @@ func TestReloadWaitsOnce(t *testing.T) {
 				t.Errorf("the log does not name %s once:\n%s", name, &log)
 			}
 		}
+		if strings.Contains(log.String(), "archive/c") {
+			t.Errorf("the log says that archive/c is late:\n%s", &log)
+		}
 		close(release)
 		synctest.Wait()
 		if !allEnded(p.leaving, time.After(time.Second)) {
 			t.Error("some have not ended")
 		}
 	})
+}
+
+// A stage that ends when there is a third one of its name takes nothing from that one: neither its hold on the
+// retention, nor its metrics. And a stream that only the first one still has open is known when it comes back.
+func TestReloadWhileTheFirstHangs(t *testing.T) {
+	text := "drain_timeout: 50ms\nstreams: {in: {retention: {age: 1ms}}, out: {partitions: 2, retention: {age: 1h}}}\n"
+	file := filepath.Join(t.TempDir(), "x.yaml")
+	parse := func(text string) *config.Config {
+		c, err := config.Parse(file, []byte(text), os.LookupEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	p := newPipeline(parse(text), pipelineOptions{
+		log:  pipelineOf(0).log,
+		page: func(*config.Config, prometheus.Gatherer) http.Handler { return nil },
+	})
+	defer p.close()
+	if err := p.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	var forgotten []*stage
+	query := func(hangs bool) *stage {
+		s := p.stage("query/q", func(ctx context.Context, ready func()) error {
+			ready()
+			<-ctx.Done()
+			if hangs {
+				<-release
+			}
+			return nil
+		})
+		s.tier = tierQueries
+		s.holds = []hold{{p.streams["in"], s.name}}
+		s.forget = func(by *stage) { forgotten = append(forgotten, by) }
+		return s
+	}
+	running, stop := context.WithCancel(t.Context())
+	defer stop()
+	for _, s := range p.stages {
+		s.start(running, p.ending, nil)
+	}
+	reload := func(text string, added ...*stage) admin.Changes {
+		t.Helper()
+		c := parse(text)
+		if problems := p.fixed(c); len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		n, err := p.plan(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range added {
+			n.stages = append(n.stages, planned{s, s.tier})
+		}
+		return p.apply(t.Context(), running, n)
+	}
+	first, third := query(true), query(false)
+	reload(text, first)
+	<-first.begun
+	less := strings.Replace(text, ", out: {partitions: 2, retention: {age: 1h}}", "", 1)
+	if got := reload(less); !equalChanges(got, admin.Changes{Removed: []string{"query/q", "stream/out"}}) || len(p.leaving) != 1 {
+		t.Fatalf("got %+v, %d are leaving", got, len(p.leaving))
+	}
+	if problems := p.fixed(parse(strings.Replace(text, "partitions: 2", "partitions: 3", 1))); len(problems) != 1 {
+		t.Errorf("three partitions where the stream still has two: %v", problems)
+	}
+	if got := reload(text, third); !equalChanges(got, admin.Changes{Added: []string{"query/q", "stream/out"}}) {
+		t.Errorf("got %+v", got)
+	}
+	close(release)
+	<-first.ended
+	<-third.begun
+	if len(forgotten) != 1 || forgotten[0] != third {
+		t.Errorf("the first made way for %v", forgotten)
+	}
+	if testutil.ToFloat64(p.measures.stages.running.WithLabelValues("query/q")) != 1 {
+		t.Error("the third does not run by its metrics")
+	}
+
+	// What the third one holds stays, though it is over its age; what nobody holds does not.
+	in := p.streams["in"]
+	out, err := producer.Open(t.Context(), producer.Config{Name: "source/a", Into: in, Dead: p.streams[config.DeadStream]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed := make(chan error, 1)
+	committing, enough := context.WithCancel(t.Context())
+	go func() { committed <- out.Run(committing) }()
+	for range 2 {
+		if err := out.Emit(t.Context(), []millrace.Event{{Time: time.Now(), Data: []byte("{}")}}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := out.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enough()
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Millisecond) // over its age, by the clock that stamps blocks
+	trimmed := func() bool {
+		if err := in.Trim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first, _, err := in.Bounds(t.Context(), "0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !first.IsStart()
+	}
+	if trimmed() {
+		t.Error("the third does not hold what it has not read")
+	}
+	for _, h := range third.holds {
+		h.release()
+	}
+	if !trimmed() {
+		t.Error("without a hold it was not trimmed either")
+	}
 }

@@ -88,7 +88,7 @@ type pipeline struct {
 	stores  map[string]*disk.Store // by directory
 	servers map[string]*ingest     // by address
 
-	mu      sync.Mutex // for status
+	mu      sync.Mutex // for status and cleanUp
 	stages  []*stage
 	leaving []*stage // that a reload has told to end and that have not yet
 }
@@ -122,20 +122,12 @@ func (p *pipeline) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range n.stages {
-		for _, h := range s.holds {
-			if err := h.take(ctx); err != nil {
-				n.drop()
-				return err
-			}
-		}
-	}
 	p.adopt(n)
 	p.writeControl()
 	return nil
 }
 
-// adopt makes a plan what is at work.
+// adopt makes a plan what is at work, and holds what its new stages will read.
 func (p *pipeline) adopt(n *plan) {
 	p.page.show(n.page)
 	p.config, p.doors, p.streams, p.stores, p.servers = n.config, n.doors, n.streams, n.stores, n.servers
@@ -143,6 +135,11 @@ func (p *pipeline) adopt(n *plan) {
 	defer p.mu.Unlock()
 	p.stages = make([]*stage, len(n.stages))
 	for i, s := range n.stages {
+		if !n.keeps(s.stage) {
+			for _, h := range s.holds {
+				h.take()
+			}
+		}
 		s.stage.tier = s.tier
 		p.stages[i] = s.stage
 	}

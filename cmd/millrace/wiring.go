@@ -29,7 +29,7 @@ import (
 // work yet in the order in which an event passes them; it starts none. If it fails, nothing has happened.
 func (p *pipeline) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	n := &plan{
-		config: c, working: map[string]*stage{}, names: map[string]bool{},
+		config: c, working: map[string]*stage{},
 		doors: map[string]*door{}, streams: map[string]*nats.Stream{}, stores: map[string]*disk.Store{},
 		servers: map[string]*ingest{}, page: p.options.page(c, p.metrics),
 	}
