@@ -129,6 +129,7 @@ func (p *pipeline) open(ctx context.Context) error {
 
 // adopt makes a plan what is at work, and holds what its new stages will read.
 func (p *pipeline) adopt(n *plan) {
+	collectOften(len(n.config.Sources))
 	p.page.show(n.page)
 	p.config, p.doors, p.streams, p.stores, p.servers = n.config, n.doors, n.streams, n.stores, n.servers
 	p.mu.Lock()
