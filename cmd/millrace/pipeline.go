@@ -154,6 +154,11 @@ func (p *pipeline) writeControl() {
 		return
 	}
 	c := control{Admin: reachable(p.address("admin", p.config.Admin.Listen)), Token: p.token}
+	for _, s := range p.stages {
+		if s.name == "admin" {
+			c.TLS = s.seal
+		}
+	}
 	if err := c.write(p.config.DataDir); err != nil {
 		p.log.Warn("millrace reload will not find this program", "error", err)
 	}

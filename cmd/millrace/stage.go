@@ -44,6 +44,7 @@ type stage struct {
 	door   *door              // that it serves; may be nil
 	posts  *httpsource.Source // of a source that takes posts
 	routes []string           // that the gateway serves
+	seal   *seal              // of the admin listener
 	forget func(by *stage)    // removes the metrics of what is gone with it, when it was replaced by another or nil; may be nil
 
 	metrics *stageMetrics

@@ -420,7 +420,10 @@ func (p *pipeline) addAdmin(n *plan) error {
 			options.Reload = p.askReload
 		}
 		a := admin.New(*c, options)
-		return p.server("admin", n.doors[doorName("admin", c.Listen)], listener.Config{TLS: c.TLS}, atOnce(a.Run)), nil
+		made := p.server("admin", n.doors[doorName("admin", c.Listen)], listener.Config{TLS: c.TLS}, atOnce(a.Run))
+		var err error
+		made.seal, err = sealOf(c.TLS)
+		return made, err
 	})
 }
 

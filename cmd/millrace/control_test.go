@@ -1,0 +1,124 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/admin"
+)
+
+// selfSigned writes NAME.pem and NAME.key: a new certificate for nothing in particular, good for servers and clients.
+func (l *live) selfSigned(name string) {
+	l.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.write(name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})))
+	l.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
+}
+
+// millrace reload speaks with the listener that runs, whatever the file says by now of how to speak with it.
+func TestReloadReachesWhatRuns(t *testing.T) {
+	const bare = "streams: {in: {}}\n"
+	with := func(tls string) string { return bare + `admin: {listen: "127.0.0.1:0"` + tls + "}\n" }
+	l := goLive(t, with(""))
+	l.selfSigned("a")
+	l.selfSigned("b")
+	changed, removed := admin.Changes{Changed: []string{"admin"}}, admin.Changes{Removed: []string{"admin"}}
+	for _, step := range []struct {
+		name, text string
+		before     func()
+		want       admin.Changes
+		problem    string
+	}{
+		{name: "plain", text: with("")},
+		{name: "encrypted from now on", text: with(", tls: {cert: a.pem, key: a.key}"), want: changed},
+		{name: "encrypted", text: with(", tls: {cert: a.pem, key: a.key}")},
+		{name: "a new certificate in the same file", text: with(", tls: {cert: a.pem, key: a.key}"), before: func() { l.selfSigned("a") }},
+		{name: "with a token", text: with(`, tls: {cert: a.pem, key: a.key}, token: "0123456789abcdef"`), want: changed},
+		{name: "with another one", text: with(`, tls: {cert: a.pem, key: a.key}, token: "fedcba9876543210"`), want: changed},
+		{name: "another certificate", text: with(", tls: {cert: b.pem, key: b.key}"), want: changed},
+		{
+			name: "yet another, and the file of the last one is gone", text: with(", tls: {cert: a.pem, key: a.key, client_ca: a.pem}"),
+			before: func() { os.Remove(filepath.Join(l.dir, "b.pem")) }, want: changed,
+		},
+		{name: "clients show one, too", text: with(", tls: {cert: a.pem, key: a.key}"), want: changed},
+		{name: "a mistake", text: with("") + "nonsense: 1\n", problem: "nonsense: unknown key"},
+		{name: "plain again", text: with(""), want: changed},
+		{name: "encrypted again", text: with(", tls: {cert: a.pem, key: a.key}"), want: changed},
+		{name: "none", text: bare, want: removed},
+		{name: "nobody to ask", text: bare, problem: "send it the signal SIGHUP"},
+	} {
+		if step.before != nil {
+			step.before()
+		}
+		l.write("config.yaml", step.text)
+		got, err := askToReload(t.Context(), l.file)
+		if step.problem != "" {
+			if err == nil || !strings.Contains(err.Error(), step.problem) {
+				t.Errorf("%s: got %+v, %v; want %q", step.name, got, err, step.problem)
+			}
+			continue
+		}
+		if err != nil || !equalChanges(got, step.want) {
+			t.Fatalf("%s: got %+v, %v; want %+v", step.name, got, err, step.want)
+		}
+		if s := l.atWork()["admin"]; s != nil {
+			<-s.begun // it has read its files
+		}
+	}
+	if _, err := readControl(l.config.DataDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("how to reach it is still there: %v", err)
+	}
+}
+
+// Whoever else listens at the address learns no token.
+func TestReloadKnowsTheCertificate(t *testing.T) {
+	l := goLive(t, "streams: {in: {}}\nadmin: {listen: \"127.0.0.1:0\"}\n")
+	l.selfSigned("a")
+	if _, err := l.try("streams: {in: {}}\nadmin: {listen: \"127.0.0.1:0\", tls: {cert: a.pem, key: a.key}}\n"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readControl(l.config.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.selfSigned("b")
+	other, err := readCertificate(filepath.Join(l.dir, "b.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.TLS.Certificate, c.TLS.Cert = other, filepath.Join(l.dir, "b.pem")
+	if err := c.write(l.config.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askToReload(t.Context(), l.file); err == nil || !strings.Contains(err.Error(), "the certificate is not the one of the program's admin.tls") {
+		t.Errorf("got %v", err)
+	}
+}
