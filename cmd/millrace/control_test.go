@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
 )
 
@@ -95,6 +96,16 @@ func TestReloadReachesWhatRuns(t *testing.T) {
 	}
 	if _, err := readControl(l.config.DataDir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("how to reach it is still there: %v", err)
+	}
+}
+
+// A reload is of a file that is named: who asks for another, or for none, is told so.
+func TestReloadOfAnotherFile(t *testing.T) {
+	l := goLive(t, "streams: {in: {}}\n")
+	for file, want := range map[string]millrace.Code{l.file: "", "": millrace.Conflict, filepath.Base(l.file): millrace.Conflict} {
+		if _, err := l.askReload(file); millrace.CodeOf(err) != want {
+			t.Errorf("%q: %v", file, err)
+		}
 	}
 }
 
