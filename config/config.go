@@ -137,7 +137,7 @@ func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, 
 		d.check(c)
 	}
 	if len(d.problems) > 0 {
-		return nil, d.problems.sorted()
+		return nil, d.problems.Sorted()
 	}
 	c.places, c.hidden = d.places, d.hidden
 	return c, nil
