@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,12 +123,7 @@ func freePorts(t *testing.T, n int) (addresses []string) {
 // What a change of the configuration starts anew, what it only adds or ends, and what it is refused for.
 // Everything else goes on as it was: the very same stages.
 func TestReloadTable(t *testing.T) {
-	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-	}))
-	t.Cleanup(feed.Close)
+	feed := millracetest.NewFeed(t, millracetest.FeedOptions{})
 	occupied, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

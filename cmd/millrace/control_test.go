@@ -1,56 +1,24 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
 )
-
-// selfSigned writes NAME.pem and NAME.key: a new certificate for nothing in particular, good for servers and clients.
-func (l *live) selfSigned(name string) {
-	l.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	certificate, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.write(name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})))
-	l.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
-}
 
 // millrace reload speaks with the listener that runs, whatever the file says by now of how to speak with it.
 func TestReloadReachesWhatRuns(t *testing.T) {
 	const bare = "streams: {in: {}}\n"
 	with := func(tls string) string { return bare + `admin: {listen: "127.0.0.1:0"` + tls + "}\n" }
 	l := goLive(t, with(""))
-	l.selfSigned("a")
-	l.selfSigned("b")
+	selfSigned(t, l.dir, "a")
+	selfSigned(t, l.dir, "b")
 	changed, removed := admin.Changes{Changed: []string{"admin"}}, admin.Changes{Removed: []string{"admin"}}
 	for _, step := range []struct {
 		name, text string
@@ -61,7 +29,7 @@ func TestReloadReachesWhatRuns(t *testing.T) {
 		{name: "plain", text: with("")},
 		{name: "encrypted from now on", text: with(", tls: {cert: a.pem, key: a.key}"), want: changed},
 		{name: "encrypted", text: with(", tls: {cert: a.pem, key: a.key}")},
-		{name: "a new certificate in the same file", text: with(", tls: {cert: a.pem, key: a.key}"), before: func() { l.selfSigned("a") }},
+		{name: "a new certificate in the same file", text: with(", tls: {cert: a.pem, key: a.key}"), before: func() { selfSigned(t, l.dir, "a") }},
 		{name: "with a token", text: with(`, tls: {cert: a.pem, key: a.key}, token: "0123456789abcdef"`), want: changed},
 		{name: "with another one", text: with(`, tls: {cert: a.pem, key: a.key}, token: "fedcba9876543210"`), want: changed},
 		{name: "another certificate", text: with(", tls: {cert: b.pem, key: b.key}"), want: changed},
@@ -112,7 +80,7 @@ func TestReloadOfAnotherFile(t *testing.T) {
 // Whoever else listens at the address learns no token.
 func TestReloadKnowsTheCertificate(t *testing.T) {
 	l := goLive(t, "streams: {in: {}}\nadmin: {listen: \"127.0.0.1:0\"}\n")
-	l.selfSigned("a")
+	selfSigned(t, l.dir, "a")
 	if _, err := l.try("streams: {in: {}}\nadmin: {listen: \"127.0.0.1:0\", tls: {cert: a.pem, key: a.key}}\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +88,7 @@ func TestReloadKnowsTheCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.selfSigned("b")
+	selfSigned(t, l.dir, "b")
 	other, err := readCertificate(filepath.Join(l.dir, "b.pem"))
 	if err != nil {
 		t.Fatal(err)
