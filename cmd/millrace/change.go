@@ -11,6 +11,8 @@ import (
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/objectstore/disk"
+	"github.com/millrace/millrace/stream/nats"
 )
 
 // reloadRequest is a reload that somebody waits for.
@@ -209,17 +211,28 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			p.log.Error("a stage has not ended in time; what takes its place waits for it", "stage", s.name)
 		}
 	}
+	p.closeUnused(streams, stores, left)
+	p.writeControl()
+	for _, list := range [][]string{changes.Added, changes.Changed, changes.Removed} {
+		slices.Sort(list)
+	}
+	return changes
+}
+
+// closeUnused closes what is not at work any more of what was open before a reload. What is left behind may still use
+// it: then the next reload closes it.
+func (p *pipeline) closeUnused(streams map[string]*nats.Stream, stores map[string]*disk.Store, left bool) {
 	for name, s := range streams {
-		switch _, used := n.streams[name]; {
+		switch _, used := p.streams[name]; {
 		case used:
-		case left: // closed by the next reload
+		case left:
 			p.streams[name] = s
 		default:
 			p.closeStream(s)
 		}
 	}
 	for dir, s := range stores {
-		switch _, used := n.stores[dir]; {
+		switch _, used := p.stores[dir]; {
 		case used:
 		case left:
 			p.stores[dir] = s
@@ -227,11 +240,6 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			p.closeStore(s)
 		}
 	}
-	p.writeControl()
-	for _, list := range [][]string{changes.Added, changes.Changed, changes.Removed} {
-		slices.Sort(list)
-	}
-	return changes
 }
 
 // stillLeaving returns the stage that an earlier reload has told to end and that has not yet; nil if there is

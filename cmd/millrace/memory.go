@@ -10,7 +10,8 @@ import (
 
 // keepToMemory makes the garbage collector keep to seven tenths of what the control group (a container's limit,
 // MemoryMax of systemd) lets the process have; the rest is for what it does not see: the program, sockets, files.
-// Without a limit, or with GOMEMLIMIT in the environment, nothing changes. It returns the limit in bytes, 0 if there is none.
+// Without a limit, or with GOMEMLIMIT in the environment, nothing changes. It returns the limit in bytes, 0
+// if there is none.
 func keepToMemory(root string) int64 {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return 0

@@ -45,7 +45,8 @@ type stage struct {
 	posts  *httpsource.Source // of a source that takes posts
 	routes []string           // that the gateway serves
 	seal   *seal              // of the admin listener
-	forget func(by *stage)    // removes the metrics of what is gone with it, when it was replaced by another or nil; may be nil
+	// forget removes the metrics of what is gone with it, when it was replaced by another, or nil; may be nil.
+	forget func(by *stage)
 
 	metrics *stageMetrics
 

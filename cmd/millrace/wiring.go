@@ -26,7 +26,8 @@ import (
 )
 
 // plan touches the world in the order in which failures are likely, and makes all stages that are not at
-// work yet in the order in which an event passes them; it starts none. If it fails, nothing has happened.
+// work yet in the order in which an event passes them; it starts none. If it fails, nothing that is at work has
+// noticed; streams and directories that were made for it stay, empty.
 func (p *pipeline) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	n := &plan{
 		config: c, working: map[string]*stage{},
