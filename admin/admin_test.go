@@ -68,7 +68,7 @@ func TestProfilesOnLoopbackOnly(t *testing.T) {
 		t.Errorf("elsewhere: %d", code)
 	}
 	for address, want := range map[string]bool{"127.0.0.1": true, "::1": true, "0.0.0.0": false, "10.0.0.1": false} {
-		if got := isLoopback(&net.TCPAddr{IP: net.ParseIP(address)}); got != want {
+		if got := listener.Loopback((&net.TCPAddr{IP: net.ParseIP(address)}).String()); got != want {
 			t.Errorf("%s: %t", address, got)
 		}
 	}

@@ -37,9 +37,7 @@ func (s *Server) authorized(next http.HandlerFunc) http.HandlerFunc {
 
 // reload answers when all has been done, which takes as long as the stages that end.
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Time{}) // where it can't be set the answer may come too late
-	_ = control.SetReadDeadline(time.Time{})  // or the server would take the caller for gone
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // where it can't be set the answer may come too late
 	var a Answer
 	var err error
 	status := http.StatusOK

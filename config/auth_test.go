@@ -52,7 +52,7 @@ limits: {connections_per_token: 5, messages_per_connection: {rate: 7}}
 	if len(problems) != len(want) {
 		t.Fatalf("problems: %v", problems)
 	}
-	for i, p := range problems.sorted() {
+	for i, p := range problems.Sorted() {
 		if p.Path != want[i] || p.Line == 0 || strings.Contains(p.Message, secret) {
 			t.Errorf("%v, want one of %s", p, want[i])
 		}

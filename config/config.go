@@ -137,7 +137,7 @@ func Parse(name string, text []byte, env func(string) (string, bool)) (*Config, 
 		d.check(c)
 	}
 	if len(d.problems) > 0 {
-		return nil, d.problems.sorted()
+		return nil, d.problems.Sorted()
 	}
 	c.places, c.hidden = d.places, d.hidden
 	return c, nil
@@ -150,7 +150,7 @@ func (c *Config) Problem(path, format string, args ...any) Problem {
 	return Problem{File: c.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)}
 }
 
-// readBounded reads a regular file of at most maxFile bytes.
+// readBounded reads a file, which must be no directory, of at most maxFile bytes.
 func readBounded(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -23,12 +23,13 @@ const maxMerges = 8
 //
 //	size    an int64 that is written like 10GiB
 //	path    a file's path, made relative to the configuration file's directory
+//	watched (with path) whoever uses the file reads it again by itself when it changes
 //	secret  never printed
 //	inline  (without a name) a struct whose keys stand among those of the struct that holds it
 //
 // A struct that has SetDefaults() gets it called before its keys are read, inner structs before outer
-// ones; one that has ApplyPreset (see preset) gets that called afterwards, and one that has Validate(problem func(path, format string, args ...any)) in the end. Pointers
-// to structs are sections that may be absent.
+// ones; one that has ApplyPreset (see preset) gets that called afterwards, and one that has Validate(problem
+// func(path, format string, args ...any)) in the end. Pointers to structs are sections that may be absent.
 type decoder struct {
 	file, dir string
 	env       func(string) (string, bool)
@@ -430,9 +431,7 @@ type field struct {
 	option
 }
 
-// option is what a tag says beside the name.
-// option is what stands behind a key's name in its tag. watched is a path whose file is read again by itself when
-// it changes.
+// option is what a tag says behind the name; see decoder.
 type option struct{ size, path, watched, secret, inline bool }
 
 // fieldsOf returns the keys of a struct in the order of declaration.

@@ -8,8 +8,9 @@ import (
 )
 
 // Files returns a hash of each file that a section names, by its path: fences, certificates, whatever a
-// field with the option path holds, unless it is watched: then whoever uses it reads it again by itself. Files that can't be read, and directories, have an empty hash. Two
-// sections are the same if they are deeply equal and so are their files.
+// field with the option path holds, unless it is watched: then whoever uses it reads it again by itself. Files
+// that can't be read, and directories, have an empty hash. Two sections are the same if they are deeply equal and
+// so are their files.
 func Files(section any) map[string][sha256.Size]byte {
 	files := map[string][sha256.Size]byte{}
 	hashFiles(reflect.ValueOf(section), option{}, files)

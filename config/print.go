@@ -17,8 +17,9 @@ const hiddenText = "(hidden)"
 
 // Print writes the effective configuration as YAML: what the file says and every default that it left
 // out. Empty values stand there only if the file has them: a preset would set them otherwise. Read again in
-// the same working directory it is the same configuration, but for what is hidden. It holds no secrets: where a value came from ${env:} or ${file:} it says that again; the values of
-// headers, the user information of URLs and the values in their query strings are hidden.
+// the same working directory it is the same configuration, but for what is hidden. It holds no secrets: where a
+// value came from ${env:} or ${file:} it says that again; the values of headers, the user information of URLs and
+// the values in their query strings are hidden.
 func (c *Config) Print(w io.Writer) error {
 	p := printer{hidden: c.hidden, places: c.places}
 	p.structure(reflect.ValueOf(c).Elem(), "", "")

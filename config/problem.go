@@ -47,8 +47,8 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// sorted returns the problems in the file's order, without repeats, and at most maxProblems of them.
-func (ps Problems) sorted() Problems {
+// Sorted returns the problems in the file's order, without repeats, and at most maxProblems of them.
+func (ps Problems) Sorted() Problems {
 	slices.SortStableFunc(ps, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})

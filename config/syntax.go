@@ -80,8 +80,8 @@ func (d *decoder) plainText(s string) bool {
 	return true
 }
 
-// shallow bounds how much the parser has to do and how deep it may recurse. Blocks that nest by indentation are bounded by the
-// size of the file, since each line is longer than the one before.
+// shallow bounds how much the parser has to do and how deep it may recurse. Blocks that nest by indentation are
+// bounded by the size of the file, since each line is longer than the one before.
 func (d *decoder) shallow(tokens token.Tokens) bool {
 	if len(tokens) > maxTokens {
 		d.problem(place{}, "", "has more than %d words and marks", maxTokens)

@@ -11,6 +11,8 @@ import (
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/objectstore/disk"
+	"github.com/millrace/millrace/stream/nats"
 )
 
 // reloadRequest is a reload that somebody waits for.
@@ -90,17 +92,6 @@ func (p *pipeline) change(ctx, running context.Context) (admin.Changes, error) {
 	if err != nil {
 		return admin.Changes{}, err
 	}
-	for _, s := range n.stages {
-		if n.keeps(s.stage) {
-			continue
-		}
-		for _, h := range s.holds {
-			if err := h.take(ctx); err != nil { // only of a closed stream
-				n.drop()
-				return admin.Changes{}, err
-			}
-		}
-	}
 	return p.apply(ctx, running, n), nil
 }
 
@@ -114,10 +105,14 @@ func (p *pipeline) fixed(c *config.Config) (problems config.Problems) {
 		problems = append(problems, c.Problem("engine", "it is another than when the program started: "+restart))
 	}
 	for name, s := range sorted(c.Streams) {
-		if old, open := p.config.Streams[name]; open && old.Partitions != s.Partitions {
+		open := p.streams[name] // also one that was declared before, and that something has not let go of yet
+		if open == nil {
+			continue
+		}
+		if has := len(hold{stream: open}.partitions()); has != s.Partitions {
 			problems = append(problems, c.Problem("streams."+name+".partitions",
 				"%d is not possible, the stream has %d: the number cannot be changed; set it back to %d, or give the stream another name",
-				s.Partitions, old.Partitions, old.Partitions))
+				s.Partitions, has, has))
 		}
 	}
 	return problems
@@ -128,21 +123,6 @@ func (p *pipeline) fixed(c *config.Config) (problems config.Problems) {
 // nothing. It does not fail: what does not end in time is left behind, and what takes its place waits for it.
 func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 	var changes admin.Changes
-	for name, s := range sorted(n.streams) { // after the holds were taken
-		now := n.config.Streams[name].Retention
-		if old, open := p.config.Streams[name]; open && old.Retention != now {
-			if err := s.Retain(now); err != nil {
-				p.log.Error("the retention did not change", "stream", name, "error", err) // the configuration was checked
-				continue
-			}
-			changes.Changed = append(changes.Changed, "stream/"+name)
-		}
-	}
-	for _, i := range n.servers { // posts find the new sources, and wait for them, before the old ones end
-		if err := i.Serve(i.sources...); err != nil {
-			p.log.Error("posts go to the sources as they were", "error", err) // the configuration was checked
-		}
-	}
 	next := map[string]*stage{}
 	for _, s := range n.stages {
 		next[s.name] = s.stage
@@ -164,15 +144,34 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			changes.Changed = append(changes.Changed, s.name)
 		}
 	}
-	streams, stores := p.streams, p.stores
+	before, streams, stores := p.config, p.streams, p.stores
 	stays := map[*door]bool{}
 	for _, d := range n.doors {
 		stays[d] = true
 	}
 	p.adopt(n)
+	for name, s := range sorted(n.streams) { // after adopt has taken the holds
+		now := p.config.Streams[name].Retention
+		old, declared := before.Streams[name]
+		if _, open := streams[name]; !open || declared && old.Retention == now {
+			continue
+		}
+		if err := s.Retain(now); err != nil {
+			p.log.Error("the retention did not change", "stream", name, "error", err) // the configuration was checked
+			continue
+		}
+		if declared { // else it is added: it was open for what had not ended yet
+			changes.Changed = append(changes.Changed, "stream/"+name)
+		}
+	}
+	for _, i := range n.servers { // posts find the new sources, and wait for them, before the old ones end
+		if err := i.Serve(i.sources...); err != nil {
+			p.log.Error("posts go to the sources as they were", "error", err) // the configuration was checked
+		}
+	}
 	slices.Sort(tiers)
-	late := time.NewTimer(n.config.DrainTimeout)
-	defer late.Stop()
+	inTime, enough := context.WithTimeout(ctx, n.config.DrainTimeout) // for all tiers together
+	defer enough()
 	for _, tier := range slices.Compact(tiers) {
 		for _, old := range ends[tier] {
 			replacement := next[old.name]
@@ -183,7 +182,7 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			p.leaving = append(p.leaving, old)
 			p.mu.Unlock()
 			old.leave(func() {
-				p.cleanUp(old, replacement)
+				p.cleanUp(old)
 				if old.door != nil && !stays[old.door] {
 					old.door.shut()
 				}
@@ -193,7 +192,7 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			}
 		}
 		if tier != tierAdmin { // who asked for the reload may still wait for its answer there
-			p.await(ctx, ends[tier], late.C)
+			await(ctx, inTime, ends[tier])
 		}
 		for _, s := range begins[tier] {
 			s.start(running, p.ending, p.stillLeaving(s.name))
@@ -201,19 +200,39 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 	}
 	p.mu.Lock()
 	p.leaving = slices.DeleteFunc(p.leaving, func(s *stage) bool { return over(context.Background(), s.ended) })
-	left := slices.ContainsFunc(p.leaving, func(s *stage) bool { return s.tier != tierAdmin })
 	p.mu.Unlock()
+	left := false
+	for _, s := range p.leaving {
+		if s.tier == tierAdmin {
+			continue
+		}
+		left = true
+		if ctx.Err() == nil { // or the drain that begins waits for it
+			p.log.Error("a stage has not ended in time; what takes its place waits for it", "stage", s.name)
+		}
+	}
+	p.closeUnused(streams, stores, left)
+	p.writeControl()
+	for _, list := range [][]string{changes.Added, changes.Changed, changes.Removed} {
+		slices.Sort(list)
+	}
+	return changes
+}
+
+// closeUnused closes what is not at work any more of what was open before a reload. What is left behind may still use
+// it: then the next reload closes it.
+func (p *pipeline) closeUnused(streams map[string]*nats.Stream, stores map[string]*disk.Store, left bool) {
 	for name, s := range streams {
-		switch _, used := n.streams[name]; {
+		switch _, used := p.streams[name]; {
 		case used:
-		case left: // closed by the next reload
+		case left:
 			p.streams[name] = s
 		default:
 			p.closeStream(s)
 		}
 	}
 	for dir, s := range stores {
-		switch _, used := n.stores[dir]; {
+		switch _, used := p.stores[dir]; {
 		case used:
 		case left:
 			p.stores[dir] = s
@@ -221,11 +240,6 @@ func (p *pipeline) apply(ctx, running context.Context, n *plan) admin.Changes {
 			p.closeStore(s)
 		}
 	}
-	p.writeControl()
-	for _, list := range [][]string{changes.Added, changes.Changed, changes.Removed} {
-		slices.Sort(list)
-	}
-	return changes
 }
 
 // stillLeaving returns the stage that an earlier reload has told to end and that has not yet; nil if there is
@@ -239,31 +253,38 @@ func (p *pipeline) stillLeaving(name string) *stage {
 	return nil
 }
 
-// await waits until stages have ended; not longer than a drain takes, and not when one begins.
-func (p *pipeline) await(ctx context.Context, stages []*stage, late <-chan time.Time) {
-	for _, s := range stages {
-		select {
-		case <-s.ended:
-		case <-late:
-			p.log.Error("a stage has not ended in time; what takes its place waits for it", "stage", s.name)
-			return
-		case <-ctx.Done():
-			return
-		}
+// moment is what a tier is given where the tiers before it have used up the time of a reload: most stages end at
+// once, and are not late then.
+const moment = 100 * time.Millisecond
+
+// await waits until stages have ended or the time is over; not when ctx has ended, for a drain begins then.
+func await(ctx, inTime context.Context, stages []*stage) {
+	if inTime.Err() != nil {
+		var enough context.CancelFunc
+		inTime, enough = context.WithTimeout(ctx, moment)
+		defer enough()
 	}
+	allEnded(stages, inTime.Done())
 }
 
-// cleanUp forgets a stage that has ended for good, or made way for another.
-func (p *pipeline) cleanUp(old, replacement *stage) {
+// cleanUp forgets a stage that has ended for good, or made way for another: for the one that has its name by
+// now, which need not be the one that the reload had that told it to end.
+func (p *pipeline) cleanUp(old *stage) {
+	p.mu.Lock() // adopt takes holds and shows their stages in one step
+	defer p.mu.Unlock()
+	var by *stage
+	if i := slices.IndexFunc(p.stages, func(s *stage) bool { return s.name == old.name }); i >= 0 {
+		by = p.stages[i]
+	}
 	for _, h := range old.holds {
-		if replacement == nil || !slices.Contains(replacement.holds, h) {
-			h.release(context.Background())
+		if by == nil || !slices.Contains(by.holds, h) {
+			h.release()
 		}
 	}
-	if replacement == nil {
+	if by == nil {
 		p.measures.stages.forget(old.name)
 	}
 	if old.forget != nil {
-		old.forget(replacement)
+		old.forget(by)
 	}
 }

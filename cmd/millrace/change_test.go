@@ -1,13 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +26,7 @@ import (
 	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/millracetest"
+	"github.com/millrace/millrace/producer"
 )
 
 // live is a pipeline at work whose configuration can be written anew.
@@ -121,12 +123,7 @@ func freePorts(t *testing.T, n int) (addresses []string) {
 // What a change of the configuration starts anew, what it only adds or ends, and what it is refused for.
 // Everything else goes on as it was: the very same stages.
 func TestReloadTable(t *testing.T) {
-	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-	}))
-	t.Cleanup(feed.Close)
+	feed := millracetest.NewFeed(t, millracetest.FeedOptions{})
 	occupied, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -226,6 +223,10 @@ admin: {listen: %[4]q}
 		{name: "partitions", text: edit("out: {}", "out: {partitions: 3}"), problem: "config.yaml:3:21: streams.out.partitions: 3 is not possible, the stream has 1"},
 		{name: "an address in use", text: edit(ports[1], occupied.Addr().String()), problem: "gateway.listen: can't listen"},
 		{name: "a directory that is a file", text: edit("disk: objects", "disk: secret"), problem: "secret"},
+		{ // found when the stages before it have been made, which leaves nothing
+			name: "a source more and a directory that is a file", problem: "secret",
+			text: strings.Replace(edit("disk: objects", "disk: secret"), two, two+strings.Replace(two, "two", "three", 1), 1),
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := l.atWork()
@@ -268,8 +269,8 @@ admin: {listen: %[4]q}
 			check(back)
 		})
 	}
-	if refused := testutil.ToFloat64(l.measures.reloads.total.WithLabelValues(reloadRefused)); refused != 8 {
-		t.Errorf("%v reloads were refused by count, want 8", refused)
+	if refused := testutil.ToFloat64(l.measures.reloads.total.WithLabelValues(reloadRefused)); refused != 9 {
+		t.Errorf("%v reloads were refused by count, want 9", refused)
 	}
 	families, err := l.metrics.Gather()
 	if err != nil {
@@ -417,7 +418,7 @@ func TestReloadLeavesBehindWhatHangs(t *testing.T) {
 		p.stages[0].start(running, p.ending, nil)
 		synctest.Wait()
 		next := func(name string) *plan {
-			n := &plan{config: p.config, working: map[string]*stage{}, names: map[string]bool{}}
+			n := &plan{config: p.config, working: map[string]*stage{}}
 			for _, s := range p.stages {
 				n.working[s.name] = s
 			}
@@ -448,4 +449,174 @@ func TestReloadLeavesBehindWhatHangs(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// What hangs in several tiers holds up a reload for drain_timeout once, and is named; what ends at once is not.
+func TestReloadWaitsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipelineOf(10 * time.Second)
+		var log bytes.Buffer
+		p.log = slog.New(slog.NewTextHandler(&log, nil))
+		release := make(chan struct{})
+		for _, name := range []string{"source/a", "query/b", "archive/c"} {
+			p.add(name, func(ctx context.Context, ready func()) error {
+				ready()
+				<-ctx.Done()
+				if name != "archive/c" {
+					<-release
+				}
+				return nil
+			})
+		}
+		running, stop := context.WithCancel(t.Context())
+		defer stop()
+		for _, s := range p.stages {
+			s.start(running, p.ending, nil)
+		}
+		synctest.Wait()
+		began := time.Now()
+		changes := p.apply(t.Context(), running, &plan{config: p.config})
+		if took := time.Since(began); took != 10*time.Second+moment {
+			t.Errorf("it took %s", took)
+		}
+		if !slices.Equal(changes.Removed, []string{"archive/c", "query/b", "source/a"}) {
+			t.Errorf("%v were removed", changes.Removed)
+		}
+		synctest.Wait()
+		for _, name := range []string{"source/a", "query/b"} {
+			if strings.Count(log.String(), "has not ended in time; what takes its place waits for it\" stage="+name) != 1 {
+				t.Errorf("the log does not name %s once:\n%s", name, &log)
+			}
+		}
+		if strings.Contains(log.String(), "archive/c") {
+			t.Errorf("the log says that archive/c is late:\n%s", &log)
+		}
+		close(release)
+		synctest.Wait()
+		if !allEnded(p.leaving, time.After(time.Second)) {
+			t.Error("some have not ended")
+		}
+	})
+}
+
+// A stage that ends when there is a third one of its name takes nothing from that one: neither its hold on the
+// retention, nor its metrics. And a stream that only the first one still has open is known when it comes back.
+func TestReloadWhileTheFirstHangs(t *testing.T) {
+	text := "drain_timeout: 50ms\nstreams: {in: {retention: {age: 1ms}}, out: {partitions: 2, retention: {age: 1h}}}\n"
+	file := filepath.Join(t.TempDir(), "x.yaml")
+	parse := func(text string) *config.Config {
+		c, err := config.Parse(file, []byte(text), os.LookupEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	p := newPipeline(parse(text), pipelineOptions{
+		log:  pipelineOf(0).log,
+		page: func(*config.Config, prometheus.Gatherer) http.Handler { return nil },
+	})
+	defer p.close()
+	if err := p.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	var forgotten []*stage
+	query := func(hangs bool) *stage {
+		s := p.stage("query/q", func(ctx context.Context, ready func()) error {
+			ready()
+			<-ctx.Done()
+			if hangs {
+				<-release
+			}
+			return nil
+		})
+		s.tier = tierQueries
+		s.holds = []hold{{p.streams["in"], s.name}}
+		s.forget = func(by *stage) { forgotten = append(forgotten, by) }
+		return s
+	}
+	running, stop := context.WithCancel(t.Context())
+	defer stop()
+	for _, s := range p.stages {
+		s.start(running, p.ending, nil)
+	}
+	reload := func(text string, added ...*stage) admin.Changes {
+		t.Helper()
+		c := parse(text)
+		if problems := p.fixed(c); len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		n, err := p.plan(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range added {
+			n.stages = append(n.stages, planned{s, s.tier})
+		}
+		return p.apply(t.Context(), running, n)
+	}
+	first, third := query(true), query(false)
+	reload(text, first)
+	<-first.begun
+	less := strings.Replace(text, ", out: {partitions: 2, retention: {age: 1h}}", "", 1)
+	if got := reload(less); !equalChanges(got, admin.Changes{Removed: []string{"query/q", "stream/out"}}) || len(p.leaving) != 1 {
+		t.Fatalf("got %+v, %d are leaving", got, len(p.leaving))
+	}
+	if problems := p.fixed(parse(strings.Replace(text, "partitions: 2", "partitions: 3", 1))); len(problems) != 1 {
+		t.Errorf("three partitions where the stream still has two: %v", problems)
+	}
+	if got := reload(text, third); !equalChanges(got, admin.Changes{Added: []string{"query/q", "stream/out"}}) {
+		t.Errorf("got %+v", got)
+	}
+	close(release)
+	<-first.ended
+	<-third.begun
+	if len(forgotten) != 1 || forgotten[0] != third {
+		t.Errorf("the first made way for %v", forgotten)
+	}
+	if testutil.ToFloat64(p.measures.stages.running.WithLabelValues("query/q")) != 1 {
+		t.Error("the third does not run by its metrics")
+	}
+
+	// What the third one holds stays, though it is over its age; what nobody holds does not.
+	in := p.streams["in"]
+	out, err := producer.Open(t.Context(), producer.Config{Name: "source/a", Into: in, Dead: p.streams[config.DeadStream]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed := make(chan error, 1)
+	committing, enough := context.WithCancel(t.Context())
+	go func() { committed <- out.Run(committing) }()
+	for range 2 {
+		if err := out.Emit(t.Context(), []millrace.Event{{Time: time.Now(), Data: []byte("{}")}}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := out.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enough()
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Millisecond) // over its age, by the clock that stamps blocks
+	trimmed := func() bool {
+		if err := in.Trim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first, _, err := in.Bounds(t.Context(), "0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !first.IsStart()
+	}
+	if trimmed() {
+		t.Error("the third does not hold what it has not read")
+	}
+	for _, h := range third.holds {
+		h.release()
+	}
+	if !trimmed() {
+		t.Error("without a hold it was not trimmed either")
+	}
 }

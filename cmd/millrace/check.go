@@ -6,10 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/gateway/auth"
 	"github.com/millrace/millrace/listener"
 	"github.com/millrace/millrace/query/fence"
 )
@@ -48,38 +48,50 @@ func load(file string) (*config.Config, error) {
 }
 
 // checkFiles reports files that can't be used.
-func checkFiles(c *config.Config) (problems config.Problems) {
+func checkFiles(c *config.Config) config.Problems {
+	var problems config.Problems
+	below := func(section string) func(path, format string, args ...any) {
+		return func(path, format string, args ...any) {
+			problems = append(problems, c.Problem(section+"."+path, format, args...))
+		}
+	}
 	for name, q := range sorted(c.Queries) {
 		if q.Query.Fence == nil {
 			continue
 		}
 		if _, err := fence.Load(q.Query.Fence.Fences); err != nil {
-			problems = append(problems, c.Problem("queries."+name+".fence.fences", "%v", err))
+			below("queries."+name)("fence.fences", "%v", err)
 		}
 	}
-	for section, t := range listenersTLS(c) {
-		t.Check(func(path, format string, args ...any) {
-			problems = append(problems, c.Problem(section+".tls."+path, format, args...))
-		})
-	}
-	return problems
-}
-
-// listenersTLS yields the TLS sections that there are, with the paths that they stand below.
-func listenersTLS(c *config.Config) iter.Seq2[string, *listener.TLS] {
-	return func(yield func(string, *listener.TLS) bool) {
-		if c.Gateway != nil && c.Gateway.Listener.TLS != nil && !yield("gateway", c.Gateway.Listener.TLS) {
-			return
-		}
-		if c.Admin != nil && c.Admin.TLS != nil && !yield("admin", c.Admin.TLS) {
-			return
-		}
-		for name, s := range sorted(c.Sources) {
-			if s.HTTP != nil && s.HTTP.Listener.TLS != nil && !yield("sources."+name+".http", s.HTTP.Listener.TLS) {
-				return
-			}
+	checkTLS := func(section string, t *listener.TLS) {
+		if t != nil {
+			t.Check(below(section + ".tls"))
 		}
 	}
+	checkAuth := func(section string, a *auth.Config) {
+		if a != nil {
+			a.Check(below(section + ".auth"))
+		}
+	}
+	for name, s := range sorted(c.Sources) {
+		if s.SSE != nil {
+			s.SSE.TLS.Check(below("sources." + name + ".sse.tls"))
+		}
+		if s.HTTP != nil {
+			checkTLS("sources."+name+".http", s.HTTP.Listener.TLS)
+		}
+	}
+	if c.Gateway != nil {
+		checkTLS("gateway", c.Gateway.Listener.TLS)
+		checkAuth("gateway", c.Gateway.Auth)
+		for route, e := range sorted(c.Gateway.Endpoints) {
+			checkAuth("gateway.endpoints."+route, e.Auth)
+		}
+	}
+	if c.Admin != nil {
+		checkTLS("admin", c.Admin.TLS)
+	}
+	return problems.Sorted()
 }
 
 // printFailure prints why a verb failed: a configuration's problems as they are, each in a line.

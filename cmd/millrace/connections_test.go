@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -54,18 +53,7 @@ admin: {listen: "127.0.0.1:0"}
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	listening := make(chan [2]string, 1)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, admin string) { listening <- [2]string{gateway, admin} }})
-	}()
-	var addresses [2]string
-	select {
-	case addresses = <-listening:
-	case err := <-ended:
-		t.Fatal(err)
-	}
+	stream, listener, end := begin(t, c)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	request := func(method, url string, header ...string) *http.Response {
 		t.Helper()
@@ -91,8 +79,8 @@ admin: {listen: "127.0.0.1:0"}
 		}
 		return string(body)
 	}
-	events := request("GET", "http://"+addresses[0]+"/e?id=7", "Accept", "text/event-stream")
-	admin := "http://" + addresses[1]
+	events := request("GET", "http://"+stream+"/e?id=7", "Accept", "text/event-stream")
+	admin := "http://" + listener
 	var list struct{ Connections []gateway.Connected }
 	body := text(request("GET", admin+"/connections?key=7"))
 	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Connections) != 1 || list.Connections[0].Endpoint != "/e" {
@@ -112,8 +100,5 @@ admin: {listen: "127.0.0.1:0"}
 	if got := text(events); !strings.Contains(got, `{"code":4001,"reason":"enough"}`) {
 		t.Errorf("the client got %q", got)
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	end()
 }

@@ -46,13 +46,9 @@ func demoPipelineVerb(ctx context.Context, v verb, args []string, t terminal) in
 }
 
 func runDemoPipeline(ctx context.Context, dir string, vehicles, kills int, log *slog.Logger, out io.Writer) error {
-	file := filepath.Join(dir, "millrace.yaml")
-	c, err := config.Load(file, os.LookupEnv)
+	c, err := load(filepath.Join(dir, "millrace.yaml"))
 	if err != nil {
 		return err
-	}
-	if problems := checkFiles(c); len(problems) > 0 {
-		return problems
 	}
 	started := time.Now()
 	return runPipeline(ctx, c, pipelineOptions{

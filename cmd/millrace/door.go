@@ -18,7 +18,7 @@ type door struct {
 	mu       sync.Mutex
 	listener net.Listener // nil: to be bound (again)
 	bound    string       // the address that it was bound to, with the port that was chosen
-	waiting  []net.Conn   // taken in by somebody who had just ended
+	waiting  []net.Conn   // taken in by somebody who had just ended; one of each at the most
 }
 
 // openDoor binds the address.

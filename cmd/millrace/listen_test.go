@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,42 +22,49 @@ import (
 	"github.com/millrace/millrace/config"
 )
 
-// testCertificate writes the certificate of httptest, for example.com and 127.0.0.1, and its key.
-func testCertificate(t *testing.T, dir string) *x509.CertPool {
+// selfSigned writes NAME.pem and NAME.key: a new certificate for 127.0.0.1, good for servers and clients.
+func selfSigned(t *testing.T, dir, name string) *x509.CertPool {
 	t.Helper()
-	s := httptest.NewTLSServer(http.NotFoundHandler())
-	defer s.Close()
-	key, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, block := range map[string]*pem.Block{
-		"cert.pem": {Type: "CERTIFICATE", Bytes: s.Certificate().Raw}, "key.pem": {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(s.Certificate())
+	for file, block := range map[string]*pem.Block{
+		name + ".pem": {Type: "CERTIFICATE", Bytes: certificate}, name + ".key": {Type: "PRIVATE KEY", Bytes: secret},
+	} {
+		text := pem.EncodeToMemory(block)
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pool.AppendCertsFromPEM(text) // the key is none
+	}
 	return pool
 }
 
 // All three kinds of listeners speak TLS; the gateway's reads PROXY headers, the admin's wants its token.
 func TestPipelineListensWithTLS(t *testing.T) {
 	dir := t.TempDir()
-	roots := testCertificate(t, dir)
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ingest := probe.Addr().String()
-	probe.Close()
+	roots := selfSigned(t, dir, "a")
+	ingest := freePorts(t, 1)[0]
 	const token = "a-token-of-the-admin"
 	c, err := config.Parse(filepath.Join(dir, "x.yaml"), fmt.Appendf(nil, `
 streams: {a: {}, b: {}}
 sources:
-  a: {http: {listen: %[1]q, tls: &tls {cert: cert.pem, key: key.pem}}, into: a}
+  a: {http: {listen: %[1]q, tls: &tls {cert: a.pem, key: a.key}}, into: a}
   b: {http: {listen: %[1]q, tls: *tls}, into: b}
 gateway:
   listen: "127.0.0.1:0"
@@ -70,18 +80,8 @@ admin: {listen: "127.0.0.1:0", tls: *tls, token: "${env:TOKEN}"}
 	if problems := checkFiles(c); len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	listening := make(chan [2]string, 1)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, admin string) { listening <- [2]string{gateway, admin} }})
-	}()
-	var addresses [2]string
-	select {
-	case addresses = <-listening:
-	case err := <-ended:
-		t.Fatal(err)
-	}
+	gateway, admin, end := begin(t, c)
+	gateway, admin = "https://"+gateway, "https://"+admin
 	do := func(method, url, first, token string) (int, string) {
 		t.Helper()
 		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -110,7 +110,6 @@ admin: {listen: "127.0.0.1:0", tls: *tls, token: "${env:TOKEN}"}
 		body, _ := io.ReadAll(response.Body)
 		return response.StatusCode, string(body)
 	}
-	gateway, admin := "https://"+addresses[0], "https://"+addresses[1]
 	const header = "PROXY TCP4 203.0.113.9 10.0.0.1 4711 443\r\n"
 	for _, tt := range []struct {
 		method, url, first, token string
@@ -128,11 +127,8 @@ admin: {listen: "127.0.0.1:0", tls: *tls, token: "${env:TOKEN}"}
 			t.Errorf("%s %s: %d %q, want %d", tt.method, tt.url, code, body, tt.want)
 		}
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), nil, 0o600); err != nil {
+	end()
+	if err := os.WriteFile(filepath.Join(dir, "a.pem"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	problems := checkFiles(c)

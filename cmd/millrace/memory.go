@@ -9,8 +9,9 @@ import (
 )
 
 // keepToMemory makes the garbage collector keep to seven tenths of what the control group (a container's limit,
-// MemoryMax of systemd) lets the process have; the rest is for what it does not see: the program, sockets, files. Without a limit, or with
-// GOMEMLIMIT in the environment, nothing changes. It returns the limit in bytes, 0 if there is none.
+// MemoryMax of systemd) lets the process have; the rest is for what it does not see: the program, sockets, files.
+// Without a limit, or with GOMEMLIMIT in the environment, nothing changes. It returns the limit in bytes, 0
+// if there is none.
 func keepToMemory(root string) int64 {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return 0
@@ -30,12 +31,20 @@ const manySources = 100
 // of a core more, and less than 30 saves little.
 const manyPercent = 30
 
-// collectOften makes the garbage collector run more often where there are many sources. With GOGC in the
-// environment nothing changes.
+// usualPercent is the same for fewer sources, and Go's own default.
+const usualPercent = 100
+
+// collectOften makes the garbage collector run more often where there are many sources, and as usual where there are
+// not (any more). With GOGC in the environment nothing changes.
 func collectOften(sources int) {
-	if sources >= manySources && os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(manyPercent)
+	if os.Getenv("GOGC") != "" {
+		return
 	}
+	percent := usualPercent
+	if sources >= manySources {
+		percent = manyPercent
+	}
+	debug.SetGCPercent(percent)
 }
 
 // groupMemory is the least limit of the process's control group and those around it, version 2 or 1, of the

@@ -3,7 +3,11 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strconv"
 	"testing"
+
+	"github.com/millrace/millrace/config"
 )
 
 func TestGroupMemory(t *testing.T) {
@@ -41,5 +45,40 @@ func TestGroupMemory(t *testing.T) {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// How often the collector runs follows the number of sources, also up and down by reloads, unless it was said from
+// outside.
+func TestCollectsOftenWithManySources(t *testing.T) {
+	percent := func() int {
+		now := debug.SetGCPercent(usualPercent)
+		debug.SetGCPercent(now)
+		return now
+	}
+	defer debug.SetGCPercent(percent())
+	p := pipelineOf(0)
+	with := func(sources int) *plan {
+		c := &config.Config{Sources: map[string]config.Source{}}
+		for i := range sources {
+			c.Sources[strconv.Itoa(i)] = config.Source{}
+		}
+		return &plan{config: c}
+	}
+	t.Setenv("GOGC", "")
+	p.adopt(with(manySources))
+	if got := percent(); got != manyPercent {
+		t.Errorf("%d at the start", got)
+	}
+	for _, step := range []struct{ sources, want int }{{1, usualPercent}, {manySources - 1, usualPercent}, {manySources, manyPercent}} {
+		p.apply(t.Context(), t.Context(), with(step.sources))
+		if got := percent(); got != step.want {
+			t.Errorf("%d with %d sources, want %d", got, step.sources, step.want)
+		}
+	}
+	t.Setenv("GOGC", "50")
+	p.apply(t.Context(), t.Context(), with(1))
+	if got := percent(); got != manyPercent {
+		t.Errorf("%d, though GOGC was set", got)
 	}
 }

@@ -60,6 +60,12 @@ func newStageMetrics(reg prometheus.Registerer) *stageMetrics {
 	return m
 }
 
+// expect shows a stage that is about to start; what was only planned would look like one that is down.
+func (m *stageMetrics) expect(stage string) {
+	m.running.WithLabelValues(stage)
+	m.failures.WithLabelValues(stage)
+}
+
 // forget removes a stage that is gone for good.
 func (m *stageMetrics) forget(stage string) {
 	m.running.DeleteLabelValues(stage)

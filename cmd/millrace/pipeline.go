@@ -88,7 +88,7 @@ type pipeline struct {
 	stores  map[string]*disk.Store // by directory
 	servers map[string]*ingest     // by address
 
-	mu      sync.Mutex // for status
+	mu      sync.Mutex // for status and cleanUp
 	stages  []*stage
 	leaving []*stage // that a reload has told to end and that have not yet
 }
@@ -122,27 +122,25 @@ func (p *pipeline) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range n.stages {
-		for _, h := range s.holds {
-			if err := h.take(ctx); err != nil {
-				n.drop()
-				return err
-			}
-		}
-	}
 	p.adopt(n)
 	p.writeControl()
 	return nil
 }
 
-// adopt makes a plan what is at work.
+// adopt makes a plan what is at work, and holds what its new stages will read.
 func (p *pipeline) adopt(n *plan) {
+	collectOften(len(n.config.Sources))
 	p.page.show(n.page)
 	p.config, p.doors, p.streams, p.stores, p.servers = n.config, n.doors, n.streams, n.stores, n.servers
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stages = make([]*stage, len(n.stages))
 	for i, s := range n.stages {
+		if !n.keeps(s.stage) {
+			for _, h := range s.holds {
+				h.take()
+			}
+		}
 		s.stage.tier = s.tier
 		p.stages[i] = s.stage
 	}
@@ -156,6 +154,11 @@ func (p *pipeline) writeControl() {
 		return
 	}
 	c := control{Admin: reachable(p.address("admin", p.config.Admin.Listen)), Token: p.token}
+	for _, s := range p.stages {
+		if s.name == "admin" {
+			c.TLS = s.seal
+		}
+	}
 	if err := c.write(p.config.DataDir); err != nil {
 		p.log.Warn("millrace reload will not find this program", "error", err)
 	}
@@ -314,7 +317,7 @@ func (p *pipeline) tiers() (tiers [][]*stage) {
 }
 
 // allEnded waits for stages; false if the time was over before.
-func allEnded(stages []*stage, timeout <-chan time.Time) bool {
+func allEnded[T any](stages []*stage, timeout <-chan T) bool {
 	for _, s := range stages {
 		select {
 		case <-s.ended:

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/millracetest"
 	"github.com/millrace/millrace/query"
 )
 
@@ -140,15 +140,35 @@ func TestQueryDepths(t *testing.T) {
 	}
 }
 
+// begin runs a configuration and waits until it is ready. end interrupts it and waits until it has drained.
+func begin(t *testing.T, c *config.Config) (gateway, admin string, end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	listening := make(chan [2]string, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, admin string) { listening <- [2]string{gateway, admin} }})
+	}()
+	select {
+	case addresses := <-listening:
+		return addresses[0], addresses[1], func() {
+			t.Helper()
+			cancel()
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+		}
+	case err := <-ended:
+		cancel()
+		t.Fatal(err)
+		return "", "", nil
+	}
+}
+
 // A whole pipeline that has drained leaves nothing behind: no goroutine (TestMain looks), no lock.
 func TestPipelineLeavesNothing(t *testing.T) {
-	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		fmt.Fprint(w, "id: 1\ndata: {}\n\n")
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-	}))
-	t.Cleanup(feed.Close)
+	feed := millracetest.NewFeed(t, millracetest.FeedOptions{})
+	feed.Send(millracetest.FeedEvent{ID: "1", Data: "{}"})
 	c, err := config.Parse(filepath.Join(t.TempDir(), "x.yaml"), fmt.Appendf(nil, `
 streams: {events: {partitions: 2}}
 sources: {a: {sse: {url: %q}, into: events}}
@@ -160,22 +180,9 @@ admin: {listen: "127.0.0.1:0"}
 		t.Fatal(err)
 	}
 	for range 2 {
-		ctx, cancel := context.WithCancel(t.Context())
-		listening := make(chan string, 1)
-		ended := make(chan error, 1)
-		go func() {
-			ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, _ string) { listening <- gateway }})
-		}()
-		select {
-		case gateway := <-listening:
-			readOne(t, "http://"+gateway+"/e?since=2020-01-01T00:00:00Z")
-			cancel()
-		case err := <-ended:
-			t.Fatal(err)
-		}
-		if err := <-ended; err != nil {
-			t.Fatal(err)
-		}
+		gateway, _, end := begin(t, c)
+		readOne(t, "http://"+gateway+"/e?since=2020-01-01T00:00:00Z")
+		end()
 	}
 	if objects, err := filepath.Glob(filepath.Join(c.Archives["a"].To.Disk, "a", "*", "*", "*", "*", "*.gz")); err != nil || len(objects) != 1 {
 		t.Errorf("one event is in the objects %v, %v", objects, err)
@@ -189,12 +196,7 @@ admin: {listen: "127.0.0.1:0"}
 
 // Sources that share a listener take posts, also after a restart, and their events go all the way.
 func TestPipelineTakesPosts(t *testing.T) {
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := probe.Addr().String()
-	probe.Close()
+	address := freePorts(t, 1)[0]
 	c, err := config.Parse(filepath.Join(t.TempDir(), "x.yaml"), fmt.Appendf(nil, `
 streams: {a: {partitions: 2}, b: {}}
 sources:
@@ -206,18 +208,7 @@ gateway: {listen: "127.0.0.1:0", endpoints: {/a: {from: a}, /b: {from: b}}}
 		t.Fatal(err)
 	}
 	for run := range 2 {
-		ctx, cancel := context.WithCancel(t.Context())
-		listening := make(chan string, 1)
-		ended := make(chan error, 1)
-		go func() {
-			ended <- runPipeline(ctx, c, pipelineOptions{ready: func(gateway, _ string) { listening <- gateway }})
-		}()
-		var gateway string
-		select {
-		case gateway = <-listening:
-		case err := <-ended:
-			t.Fatal(err)
-		}
+		gateway, _, end := begin(t, c)
 		for _, stream := range []string{"a", "b"} {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/ingest/"+stream, strings.NewReader(`[{"id":1},{"id":2}]`))
 			if err != nil {
@@ -237,10 +228,7 @@ gateway: {listen: "127.0.0.1:0", endpoints: {/a: {from: a}, /b: {from: b}}}
 			readOne(t, "http://"+gateway+"/"+stream+"?since=2020-01-01T00:00:00Z")
 		}
 		http.DefaultClient.CloseIdleConnections()
-		cancel()
-		if err := <-ended; err != nil {
-			t.Fatal(err)
-		}
+		end()
 	}
 }
 

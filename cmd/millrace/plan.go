@@ -32,7 +32,6 @@ type plan struct {
 	config  *config.Config
 	working map[string]*stage // those at work, by name
 	stages  []planned
-	names   map[string]bool // of the stages
 
 	doors   map[string]*door // by doorName
 	streams map[string]*nats.Stream
@@ -80,7 +79,6 @@ func (n *plan) add(tier int, name string, section any, build func() (*stage, err
 		}
 		s.of, s.tier = of, tier
 	}
-	n.names[name] = true
 	n.stages = append(n.stages, planned{s, tier})
 	return nil
 }
@@ -102,18 +100,21 @@ func (n *plan) drop() {
 
 // take keeps all that a stream has for a reader that has not said yet what it needs. Nothing may be
 // trimmed before that; the reader replaces the hold, by the same name, when it starts.
-func (h hold) take(ctx context.Context) error {
-	partitions, err := h.stream.Partitions(ctx)
-	for _, partition := range partitions {
+func (h hold) take() {
+	for _, partition := range h.partitions() {
 		h.stream.Hold(partition.Name, h.reader, millrace.Position{})
 	}
-	return err
 }
 
 // release lets go of it.
-func (h hold) release(ctx context.Context) {
-	partitions, _ := h.stream.Partitions(ctx) // of a closed stream there are none
-	for _, partition := range partitions {
+func (h hold) release() {
+	for _, partition := range h.partitions() {
 		h.stream.Release(partition.Name, h.reader)
 	}
+}
+
+// partitions are those of the stream, which knows them without asking anyone; of a closed one there are none.
+func (h hold) partitions() []millrace.Partition {
+	partitions, _ := h.stream.Partitions(context.Background())
+	return partitions
 }

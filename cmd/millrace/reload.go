@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -60,9 +58,13 @@ func askToReload(ctx context.Context, file string) (admin.Changes, error) {
 	case err != nil:
 		return admin.Changes{}, fmt.Errorf("read how to reach the running program: %w", err)
 	}
-	scheme, encryption, err := adminTLS(c.Admin)
+	encryption, err := running.TLS.client()
 	if err != nil {
 		return admin.Changes{}, err
+	}
+	scheme := "http"
+	if encryption != nil {
+		scheme = "https"
 	}
 	target := scheme + "://" + running.Admin + "/reload?file=" + url.QueryEscape(absolute)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, nil)
@@ -71,7 +73,10 @@ func askToReload(ctx context.Context, file string) (admin.Changes, error) {
 	}
 	request.Header.Set("Authorization", "Bearer "+running.Token)
 	dialer := net.Dialer{Timeout: dialTimeout}
-	response, err := (&http.Transport{DialContext: dialer.DialContext, TLSClientConfig: encryption, DisableKeepAlives: true}).RoundTrip(request)
+	transport := http.Transport{
+		DialContext: dialer.DialContext, TLSClientConfig: encryption, TLSHandshakeTimeout: dialTimeout, DisableKeepAlives: true,
+	}
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return admin.Changes{}, fmt.Errorf("the program that ran in data_dir %q does not answer: %w", c.DataDir, err)
 	}
@@ -89,35 +94,6 @@ func askToReload(ctx context.Context, file string) (admin.Changes, error) {
 		return admin.Changes{}, refusal(a.Problem)
 	}
 	return a.Changes, nil
-}
-
-// adminTLS is how to speak with the admin listener. It is reached by an address that its certificate need not
-// name, so the certificate has to be the very one of the configuration; one of ACME is for its domain.
-func adminTLS(c *admin.Config) (scheme string, encryption *tls.Config, err error) {
-	switch {
-	case c == nil || c.TLS == nil:
-		return "http", nil, nil
-	case c.TLS.ACME != nil:
-		return "https", &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.TLS.ACME.Domains[0]}, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
-	if err != nil {
-		return "", nil, fmt.Errorf("read the admin listener's certificate: %w", err)
-	}
-	encryption = &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection compares it
-		VerifyConnection: func(s tls.ConnectionState) error {
-			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, pair.Certificate[0]) {
-				return errors.New("the certificate is not the one of admin.tls")
-			}
-			return nil
-		},
-	}
-	if c.TLS.ClientCA != "" {
-		encryption.Certificates = []tls.Certificate{pair} // it may be signed for both
-	}
-	return "https", encryption, nil
 }
 
 // refusal is what the running program says is wrong.

@@ -37,7 +37,6 @@ func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
 	if limit := keepToMemory("/"); limit > 0 {
 		starting = append(starting, "memory", limit)
 	}
-	collectOften(len(c.Sources))
 	log.Info("starting", starting...)
 	file, err := filepath.Abs(files[0])
 	if err != nil {

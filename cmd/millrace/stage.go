@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/admin"
 	httpsource "github.com/millrace/millrace/source/http"
@@ -46,10 +44,11 @@ type stage struct {
 	door   *door              // that it serves; may be nil
 	posts  *httpsource.Source // of a source that takes posts
 	routes []string           // that the gateway serves
-	forget func(by *stage)    // removes the metrics of what is gone with it, when it was replaced by another or nil; may be nil
+	seal   *seal              // of the admin listener
+	// forget removes the metrics of what is gone with it, when it was replaced by another, or nil; may be nil.
+	forget func(by *stage)
 
-	running  prometheus.Gauge
-	failures prometheus.Counter
+	metrics *stageMetrics
 
 	first sync.Once
 	begun chan struct{}      // closed when it was ready for the first time
@@ -65,8 +64,8 @@ type stage struct {
 
 func newStage(name string, log *slog.Logger, m *stageMetrics, work func(ctx context.Context, ready func()) error) *stage {
 	return &stage{
-		name: name, log: log, work: work, state: stateStarting, begun: make(chan struct{}), ended: make(chan struct{}),
-		running: m.running.WithLabelValues(name), failures: m.failures.WithLabelValues(name),
+		name: name, log: log, work: work, state: stateStarting, metrics: m,
+		begun: make(chan struct{}), ended: make(chan struct{}),
 	}
 }
 
@@ -75,6 +74,7 @@ func newStage(name string, log *slog.Logger, m *stageMetrics, work func(ctx cont
 func (s *stage) start(parent context.Context, ending <-chan struct{}, before *stage) {
 	ctx, stop := context.WithCancel(parent)
 	s.stop = stop
+	s.metrics.expect(s.name)
 	go func() {
 		defer close(s.ended)
 		defer stop()
@@ -134,7 +134,7 @@ func (s *stage) run(ctx context.Context, ending <-chan struct{}) {
 		in := jitter(wait)
 		wait = min(2*wait, longWait)
 		s.set(stateFailed, err)
-		s.failures.Inc()
+		s.metrics.failures.WithLabelValues(s.name).Inc()
 		level := slog.LevelWarn
 		switch millrace.CodeOf(err) {
 		case millrace.Conflict, millrace.Internal, millrace.Denied, millrace.Invalid, millrace.NotFound:
@@ -172,11 +172,11 @@ func (s *stage) set(state string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state, s.err = state, err
+	running := 0.0
 	if state == stateRunning {
-		s.running.Set(1)
-	} else {
-		s.running.Set(0)
+		running = 1
 	}
+	s.metrics.running.WithLabelValues(s.name).Set(running)
 }
 
 // status is what /readyz says of the stage. A stage whose input is over has nothing more to do and is as

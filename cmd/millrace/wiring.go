@@ -26,10 +26,11 @@ import (
 )
 
 // plan touches the world in the order in which failures are likely, and makes all stages that are not at
-// work yet in the order in which an event passes them; it starts none. If it fails, nothing has happened.
+// work yet in the order in which an event passes them; it starts none. If it fails, nothing that is at work has
+// noticed; streams and directories that were made for it stay, empty.
 func (p *pipeline) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	n := &plan{
-		config: c, working: map[string]*stage{}, names: map[string]bool{},
+		config: c, working: map[string]*stage{},
 		doors: map[string]*door{}, streams: map[string]*nats.Stream{}, stores: map[string]*disk.Store{},
 		servers: map[string]*ingest{}, page: p.options.page(c, p.metrics),
 	}
@@ -420,7 +421,10 @@ func (p *pipeline) addAdmin(n *plan) error {
 			options.Reload = p.askReload
 		}
 		a := admin.New(*c, options)
-		return p.server("admin", n.doors[doorName("admin", c.Listen)], listener.Config{TLS: c.TLS}, atOnce(a.Run)), nil
+		made := p.server("admin", n.doors[doorName("admin", c.Listen)], listener.Config{TLS: c.TLS}, atOnce(a.Run))
+		var err error
+		made.seal, err = sealOf(c.TLS)
+		return made, err
 	})
 }
 

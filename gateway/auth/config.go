@@ -1,10 +1,12 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -185,6 +187,28 @@ func (c *Config) Validate(problem func(path, format string, args ...any)) {
 		c.Callback.validate(below("callback", problem))
 	}
 	c.Token.validate(below("token", problem))
+}
+
+// Check reports key files that can't be used, with the path of their key.
+func (c *Config) Check(problem func(path, format string, args ...any)) {
+	if c.JWT == nil {
+		return
+	}
+	for i, k := range c.JWT.Keys {
+		if k.File == "" {
+			continue
+		}
+		text, err := readPEM(k.File)
+		if err == nil {
+			_, err = parsePublicKey(k.Alg, text)
+		}
+		if failure, ok := errors.AsType[*os.PathError](err); ok {
+			err = failure.Err // without the path a second time
+		}
+		if err != nil {
+			problem(fmt.Sprintf("jwt.keys[%d].file", i), "%q: %v", k.File, err)
+		}
+	}
 }
 
 func below(key string, problem func(path, format string, args ...any)) func(path, format string, args ...any) {

@@ -53,33 +53,63 @@ func (s *Source) newTransport() (*http.Transport, error) {
 	return t, err
 }
 
+// Check reports files that can't be used, with the path of their key.
+func (c *TLS) Check(problem func(path, format string, args ...any)) {
+	c.read(func(key, file string, err error) {
+		if failure, ok := errors.AsType[*os.PathError](err); ok {
+			err = failure.Err // without the path a second time
+		}
+		problem(key, "%q: %v", file, err)
+	})
+}
+
 // load reads the certificates; nil if none are configured.
-func (c *TLS) load() (*tls.Config, error) {
-	if c.CA == "" && c.Cert == "" {
-		return nil, nil
+func (c *TLS) load() (t *tls.Config, err error) {
+	t = c.read(func(key, file string, wrong error) {
+		if err == nil {
+			err = millrace.Errorf(millrace.Invalid, "connect", "tls.%s %q: %w", key, file, wrong)
+		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	fail := func(key, file string, err error) (*tls.Config, error) {
-		return nil, millrace.Errorf(millrace.Invalid, "connect", "tls.%s %q: %w", key, file, err)
+	return t, nil
+}
+
+func (c *TLS) read(wrong func(key, file string, err error)) *tls.Config {
+	if c.CA == "" && c.Cert == "" {
+		return nil
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CA != "" {
 		text, err := os.ReadFile(c.CA)
-		if err != nil {
-			return fail("ca", c.CA, err)
-		}
 		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(text) {
-			return fail("ca", c.CA, errors.New("holds no certificate in PEM"))
+		if err == nil && !t.RootCAs.AppendCertsFromPEM(text) {
+			err = errors.New("holds no certificate in PEM")
+		}
+		if err != nil {
+			wrong("ca", c.CA, err)
 		}
 	}
 	if c.Cert != "" {
-		certificate, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		certificate, err := os.ReadFile(c.Cert)
 		if err != nil {
-			return fail("cert", c.Cert, err)
+			wrong("cert", c.Cert, err)
 		}
-		t.Certificates = []tls.Certificate{certificate}
+		key, missing := os.ReadFile(c.Key)
+		if missing != nil {
+			wrong("key", c.Key, missing)
+		}
+		if err != nil || missing != nil {
+			return t
+		}
+		pair, err := tls.X509KeyPair(certificate, key)
+		if err != nil {
+			wrong("cert", c.Cert, err)
+		}
+		t.Certificates = []tls.Certificate{pair}
 	}
-	return t, nil
+	return t
 }
 
 // # Private addresses
