@@ -31,6 +31,9 @@ type Options struct {
 	Page http.Handler
 	// Ready is called when clients are served: the tables are read, and the journal is open. May be nil.
 	Ready func()
+	// Attended is told how many connections there are when that has changed; two calls may change places. It must be
+	// quick. May be nil.
+	Attended func(connections int)
 	// Dead takes what the journal of connections cannot encode, which does not happen. Required with presence.
 	Dead            millrace.Stream
 	ProducerMetrics *producer.Metrics
@@ -93,6 +96,9 @@ func New(c Config, o Options) (*Gateway, error) {
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
+	}
+	if o.Attended == nil {
+		o.Attended = func(int) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -437,10 +443,12 @@ func (g *Gateway) admit(c *connection) bool {
 		g.connections = append(g.connections, c)
 		g.byID[c.id] = c
 	}
+	n := len(g.connections)
 	g.mu.Unlock()
 	if draining {
 		return false
 	}
+	g.options.Attended(n)
 	t := &c.endpoint.traffic[c.form]
 	t.connections.Inc()
 	t.connects.Inc()
@@ -458,5 +466,6 @@ func (g *Gateway) forget(c *connection) {
 	g.connections = g.connections[:last]
 	delete(g.byID, c.id)
 	g.mu.Unlock()
+	g.options.Attended(last)
 	g.unreserve()
 }

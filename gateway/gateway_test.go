@@ -491,3 +491,32 @@ func TestOrigins(t *testing.T) {
 		t.Errorf("with *: %s", response.Status)
 	}
 }
+
+// Who runs a gateway is told how many connections there are.
+func TestAttended(t *testing.T) {
+	counts := make(chan int, 10)
+	server := serve(t, newStream(1), func(_ *gateway.Config, o *gateway.Options) {
+		o.Attended = func(n int) { counts <- n }
+	})
+	want := func(want int) {
+		t.Helper()
+		select {
+		case n := <-counts:
+			if n != want {
+				t.Errorf("%d connections, want %d", n, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("nobody says that there are %d connections", want)
+		}
+	}
+	server.dial(t, "/vehicles?VehicleID=42", "")
+	want(1)
+	stream := server.listen(t, "/vehicles?VehicleID=42", nil)
+	want(2)
+	_ = stream.response.Body.Close()
+	want(1)
+	if err := server.stop(); err != nil {
+		t.Fatal(err)
+	}
+	want(0)
+}

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // keepToMemory makes the garbage collector keep to seven tenths of what the control group (a container's limit,
@@ -23,28 +24,58 @@ func keepToMemory(root string) int64 {
 	return limit
 }
 
-// manySources is from how many sources on memory is dearer than the collector's time.
-const manySources = 100
+// From how many sources or clients on memory is dearer than the collector's time. Clients come and go: they are many
+// until fewer than half as many are left.
+const (
+	manySources = 100
+	manyClients = 2000
+)
 
-// manyPercent is how much may be allocated between two collections then, in percent of what is alive. With a
-// thousand feeds most of what is alive stays, so that the usual 100 would double the process; 30 costs a tenth
-// of a core more, and less than 30 saves little.
-const manyPercent = 30
+// How much may be allocated between two collections, in percent of what is alive. Most of what many sources and
+// clients need stays alive, and the usual 100 would double it.
+const (
+	usualPercent   = 100 // Go's own default
+	sourcesPercent = 30  // it costs a tenth of a core more with a thousand feeds; less than 30 saves little
+	clientsPercent = 50  // handing out events allocates next to nothing, so that this costs as much
+)
 
-// usualPercent is the same for fewer sources, and Go's own default.
-const usualPercent = 100
+// collector makes the garbage collector run more often where there are many sources or clients, and as usual where
+// there are not (any more). With GOGC in the environment it does nothing.
+type collector struct {
+	mu      sync.Mutex
+	sources int
+	crowded bool
+	percent int // as it was set; 0: it was not
+}
 
-// collectOften makes the garbage collector run more often where there are many sources, and as usual where there are
-// not (any more). With GOGC in the environment nothing changes.
-func collectOften(sources int) {
-	if os.Getenv("GOGC") != "" {
-		return
-	}
+// serve takes note of how many sources there are.
+func (c *collector) serve(sources int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sources = sources
+	c.set()
+}
+
+// attend takes note of how many clients there are.
+func (c *collector) attend(clients int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.crowded = clients >= manyClients || c.crowded && clients >= manyClients/2
+	c.set()
+}
+
+func (c *collector) set() {
 	percent := usualPercent
-	if sources >= manySources {
-		percent = manyPercent
+	switch {
+	case c.sources >= manySources:
+		percent = sourcesPercent
+	case c.crowded:
+		percent = clientsPercent
 	}
-	debug.SetGCPercent(percent)
+	if percent != c.percent && os.Getenv("GOGC") == "" {
+		c.percent = percent
+		debug.SetGCPercent(percent) // stops the world for a moment
+	}
 }
 
 // groupMemory is the least limit of the process's control group and those around it, version 2 or 1, of the

@@ -67,10 +67,10 @@ func TestCollectsOftenWithManySources(t *testing.T) {
 	}
 	t.Setenv("GOGC", "")
 	p.adopt(with(manySources))
-	if got := percent(); got != manyPercent {
+	if got := percent(); got != sourcesPercent {
 		t.Errorf("%d at the start", got)
 	}
-	for _, step := range []struct{ sources, want int }{{1, usualPercent}, {manySources - 1, usualPercent}, {manySources, manyPercent}} {
+	for _, step := range []struct{ sources, want int }{{1, usualPercent}, {manySources - 1, usualPercent}, {manySources, sourcesPercent}} {
 		p.apply(t.Context(), t.Context(), with(step.sources))
 		if got := percent(); got != step.want {
 			t.Errorf("%d with %d sources, want %d", got, step.sources, step.want)
@@ -78,7 +78,32 @@ func TestCollectsOftenWithManySources(t *testing.T) {
 	}
 	t.Setenv("GOGC", "50")
 	p.apply(t.Context(), t.Context(), with(1))
-	if got := percent(); got != manyPercent {
+	if got := percent(); got != sourcesPercent {
 		t.Errorf("%d, though GOGC was set", got)
+	}
+}
+
+// The same with clients, which come and go.
+func TestCollectsOftenWithManyClients(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(usualPercent))
+	t.Setenv("GOGC", "")
+	var c collector
+	for _, step := range []struct{ clients, sources, want int }{
+		{0, 1, usualPercent},
+		{manyClients - 1, 1, usualPercent},
+		{manyClients, 1, clientsPercent},
+		{manyClients / 2, 1, clientsPercent},
+		{manyClients / 2, manySources, sourcesPercent},
+		{manyClients / 2, 1, clientsPercent},
+		{manyClients/2 - 1, 1, usualPercent},
+		{manyClients - 1, 1, usualPercent},
+	} {
+		c.serve(step.sources)
+		c.attend(step.clients)
+		now := debug.SetGCPercent(usualPercent)
+		debug.SetGCPercent(now)
+		if now != step.want {
+			t.Errorf("%d clients and %d sources: %d, want %d", step.clients, step.sources, now, step.want)
+		}
 	}
 }

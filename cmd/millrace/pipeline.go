@@ -65,21 +65,22 @@ func runPipeline(ctx context.Context, c *config.Config, o pipelineOptions) error
 
 // pipeline is a configuration at work.
 type pipeline struct {
-	options  pipelineOptions
-	log      *slog.Logger
-	started  time.Time
-	step     func(string) // nil but in builds for crash tests
-	metrics  *prometheus.Registry
-	measures measures
-	token    string // of who may change something
-	engine   *nats.Engine
-	state    millrace.State
-	page     currentPage
-	clients  connections // what the admin listener says of the gateway's
-	requests chan reloadRequest
-	opening  chan struct{}    // see source
-	budget   *producer.Budget // of all sources
-	ending   chan struct{}    // closed when draining begins
+	options   pipelineOptions
+	log       *slog.Logger
+	started   time.Time
+	step      func(string) // nil but in builds for crash tests
+	metrics   *prometheus.Registry
+	measures  measures
+	token     string // of who may change something
+	engine    *nats.Engine
+	state     millrace.State
+	page      currentPage
+	clients   connections // what the admin listener says of the gateway's
+	requests  chan reloadRequest
+	opening   chan struct{}    // see source
+	budget    *producer.Budget // of all sources
+	collector collector
+	ending    chan struct{} // closed when draining begins
 
 	// What is at work. Only run, and what it calls, changes it.
 	config  *config.Config
@@ -129,7 +130,7 @@ func (p *pipeline) open(ctx context.Context) error {
 
 // adopt makes a plan what is at work, and holds what its new stages will read.
 func (p *pipeline) adopt(n *plan) {
-	collectOften(len(n.config.Sources))
+	p.collector.serve(len(n.config.Sources))
 	p.page.show(n.page)
 	p.config, p.doors, p.streams, p.stores, p.servers = n.config, n.doors, n.streams, n.stores, n.servers
 	p.mu.Lock()

@@ -363,6 +363,7 @@ func (p *pipeline) addGateway(n *plan) error {
 		options := gateway.Options{
 			Streams: streams, State: p.state, Dead: n.streams[config.DeadStream],
 			ProducerMetrics: p.measures.producers, Step: p.step, Logger: p.log, Metrics: p.measures.gateway,
+			Attended: p.collector.attend,
 		}
 		if n.page != nil {
 			options.Page = &p.page // what it shows may change while the gateway stays
