@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/listener"
 )
 
@@ -258,5 +259,44 @@ func TestRunFails(t *testing.T) {
 	listener.Close()
 	if err := New(Config{}, Options{}).Run(t.Context(), listener); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
+	}
+}
+
+// A reload takes one of the two tokens, and says by its status what became of it.
+func TestReload(t *testing.T) {
+	const configured, own = "0123456789abcdef", "fedcba9876543210"
+	var fails error
+	var asked []string
+	o := Options{Token: own, Reload: func(file string) (Changes, error) {
+		asked = append(asked, file)
+		return Changes{Added: []string{"source/a"}}, fails
+	}}
+	post := func(s *Server, token string) (int, string) {
+		r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1/reload?file=/etc/m.yaml", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		s.Handler(false).ServeHTTP(w, r)
+		return w.Code, strings.TrimSpace(w.Body.String())
+	}
+	with, without := New(Config{Token: configured}, o), New(Config{}, o)
+	for _, tt := range []struct {
+		s     *Server
+		token string
+		want  int
+	}{{with, configured, 200}, {with, own, 200}, {with, "", 401}, {without, own, 200}, {without, configured, 401}, {without, "", 401}} {
+		if code, body := post(tt.s, tt.token); code != tt.want || code == 200 && body != `{"added":["source/a"]}` {
+			t.Errorf("token %q: %d %s, want %d", tt.token, code, body, tt.want)
+		}
+	}
+	if len(asked) != 3 || asked[0] != "/etc/m.yaml" {
+		t.Errorf("it was asked to reload %q", asked)
+	}
+	for code, want := range map[millrace.Code]int{
+		millrace.Invalid: 422, millrace.Conflict: 409, millrace.Unavailable: 503, millrace.Internal: 500,
+	} {
+		fails = millrace.Errorf(code, "reload", "no: %s", code)
+		if got, body := post(without, own); got != want || !strings.HasSuffix(body, `"problem":"no: `+string(code)+`"}`) {
+			t.Errorf("%s: %d %s, want %d", code, got, body, want)
+		}
 	}
 }
