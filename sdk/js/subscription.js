@@ -79,7 +79,8 @@ export class Flow {
 
   /** @type {Message[] | null} */
   #queue = null; // for the iterator; null: there are handlers
-  #bound;
+  #taken = 0; // of the queue's messages by the iterator
+  #bound; // of those that wait
   #paused = false;
   /** @type {(() => void) | null} */
   #wake = null;
@@ -193,12 +194,16 @@ export class Flow {
     if (this.#iterated) throw new MillraceError("invalid", "a subscription is iterated once");
     this.#iterated = true;
     try {
-      for (let next = 0; ; ) {
-        if (next < queue.length) {
-          yield queue[next++];
+      for (;;) {
+        if (this.#taken < queue.length) {
+          const message = queue[this.#taken++];
+          if (2 * this.#taken >= queue.length) { // what this moves is no more than has been taken
+            queue.splice(0, this.#taken);
+            this.#taken = 0;
+          }
+          yield message;
           continue;
         }
-        queue.length = next = 0;
         if (this.#failure) throw this.#failure;
         if (this.ended) return;
         if (this.#paused) {
@@ -222,7 +227,7 @@ export class Flow {
     this.#queue.push(message);
     this.#wake?.();
     // The newest event of each key cannot be taken in parts: of them as many wait as there are.
-    if (this.#queue.length >= this.#bound && this.#complete && this.id) {
+    if (this.#queue.length - this.#taken >= this.#bound && this.#complete && this.id) {
       this.#paused = true;
       this.#leave();
     }

@@ -221,6 +221,40 @@ test("an update that the gateway had not finished begins with latest after a cut
   assert.deepEqual(socket().sent.at(-1), { subscribe: "3", area: next, since: "0_a.3" });
 });
 
+test("the buffer is for what waits, not for what a loop has taken", async (t) => {
+  const { client, socket } = fake(t);
+  const s = client.subscribe({ buffer: 4 });
+  await ticks();
+  socket().opens();
+  let n = 0;
+  const come = () => socket().says({ sub: String(asked().length), id: `0_a.${++n}`, key: "k", data: n });
+  const asked = () => socket().sent.filter((m) => m.subscribe);
+  const loop = s[Symbol.asyncIterator]();
+  const take = async () => { // what is there
+    let got;
+    loop.next().then(({ value }) => (got = value?.data));
+    await ticks();
+    return got;
+  };
+  for (let i = 0; i < 3; i++) come();
+  for (let i = 1; i < 100; i++) { // two or three always wait
+    assert.equal(await take(), i);
+    come();
+  }
+  assert.equal(socket().sent.filter((m) => m.unsubscribe).length, 0);
+  come();
+  assert.deepEqual(socket().sent.at(-1), { unsubscribe: "1" }); // four wait
+  come(); // on its way when it was ended
+  n--;
+  for (let i = 100; i < 104; i++) assert.equal(await take(), i);
+  assert.equal(asked().length, 1);
+  const next = take();
+  await null;
+  assert.deepEqual(socket().sent.at(-1), { subscribe: "2", since: "0_a.103" });
+  come();
+  assert.equal(await next, 104);
+});
+
 test("a handler that throws disturbs nothing else", async (t) => {
   const { client, socket } = fake(t);
   const thrown = [];
