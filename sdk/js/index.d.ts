@@ -4,7 +4,10 @@ export function connect(url: string | URL, options?: ClientOptions): Client;
 export interface ClientOptions {
   /** The token, brought in the first message. When it is no good any more the client ends. */
   token?: string;
-  /** Gives a token. Asked once at first, and again whenever the gateway takes the last one no more. */
+  /**
+   * Gives a token. Asked once at first, and again whenever the gateway takes the last one no more, and after a while
+   * if it fails or has not settled within a minute.
+   */
   getToken?: () => string | Promise<string>;
   /** Bounds of the time between two tries, in milliseconds. Default 500 and 30000. */
   backoff?: { least?: number; most?: number };
@@ -148,7 +151,7 @@ export interface Subscription extends AsyncIterable<Message> {
 /**
  * What is wrong. From the gateway: invalid, not_found, denied, conflict, too_large, unavailable. The client's own:
  * unauthorized (no token, or one that is no good), protocol (one side does not understand the other), closed (an
- * operator has ended the connection, or the client has been closed).
+ * operator has ended the connection, or the client has been closed); unavailable also if no WebSocket could be loaded.
  */
 export type ErrorCode =
   | "invalid" | "not_found" | "denied" | "conflict" | "too_large" | "unavailable"
