@@ -134,7 +134,10 @@ export interface Reset {
 }
 
 export interface Subscription extends AsyncIterable<Message> {
-  /** Where to go on: `since` of a later subscription to the same. "" before anything has come. */
+  /**
+   * Where to go on: `since` of a later subscription to the same. "" before anything has come. In a loop: after the
+   * message that it has taken last.
+   */
   readonly id: string;
   /** Nothing is left to catch up with. */
   readonly live: boolean;
@@ -144,7 +147,10 @@ export interface Subscription extends AsyncIterable<Message> {
    * An area that the gateway refuses ends the subscription.
    */
   update(change: { area: Area }): void;
-  /** Ends the subscription; nothing of it follows. So does leaving a loop over it. */
+  /**
+   * Ends the subscription; no handler of it is called any more, and a loop over it ends with what waits. Leaving the
+   * loop ends it, too.
+   */
   unsubscribe(): void;
 }
 

@@ -314,6 +314,7 @@ test("the buffer is for what waits, not for what a loop has taken", async (t) =>
   for (let i = 0; i < 3; i++) come();
   for (let i = 1; i < 100; i++) { // two or three always wait
     assert.equal(await take(), i);
+    assert.equal(s.id, `0_a.${i}`, "what waits counts as taken");
     come();
   }
   assert.equal(socket().sent.filter((m) => m.unsubscribe).length, 0);
