@@ -8,10 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 
-	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/millracetest"
 	"github.com/millrace/millrace/stream/nats"
 )
 
@@ -69,31 +68,6 @@ func TestPowerCutInACrowd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, end, err := s.Bounds(t.Context(), "0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	flushes := make([]uint64, producers)
-	for b, err := range s.Read(t.Context(), "0", millrace.Position{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		i, err := strconv.Atoi(b.Header.Producer[1:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if b.Header.Flush != flushes[i]+1 {
-			t.Errorf("p%d: flush %d comes after %d", i, b.Header.Flush, flushes[i])
-		}
-		flushes[i] = b.Header.Flush
-		if b.At == end {
-			break
-		}
-	}
-	for i, flush := range flushes {
-		if flush < acknowledged[i] {
-			t.Errorf("p%d: the newest flush is %d; %d was acknowledged before the power was cut", i, flush, acknowledged[i])
-		}
-	}
+	millracetest.CheckCrowd(t, s, acknowledged)
 	t.Logf("%d blocks were acknowledged", total)
 }
