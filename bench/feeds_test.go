@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/bench/proc"
 	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -98,7 +97,11 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	p := startProgram(b, program, file, fmt.Sprint("GOMAXPROCS=", feedProcs), "GOMEMLIMIT="+os.Getenv("MILLRACE_FEEDS_MEMORY"))
+	command := []string{program}
+	if group := os.Getenv("MILLRACE_FEEDS_GROUP"); group != "" { // the directory of a control group with its limits
+		command = []string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group, program}
+	}
+	p := startProgram(b, command, file, fmt.Sprint("GOMAXPROCS=", feedProcs), "GOMEMLIMIT="+os.Getenv("MILLRACE_FEEDS_MEMORY"))
 	feeds.expect(b, "connected")
 	before, began := p.processor(b), time.Now()
 	if profiles := os.Getenv("MILLRACE_FEEDS_PROFILE"); profiles != "" {
@@ -115,7 +118,7 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 	r.processor = 100 * (p.processor(b) - before).Seconds() / took.Seconds()
 	r.rate = float64(sent) / took.Seconds()
 	p.waitFor(b, sent)
-	r.peak = float64(p.status(b, "VmHWM")) / 1024
+	r.peak = float64(p.memory(b, "VmHWM")) / (1 << 20)
 	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
 		b.Fatal(err)
 	}
@@ -357,74 +360,14 @@ func appendFeedEvent(dst []byte, feed, n int, at time.Time) []byte {
 	return append(dst[:start+248], "\"}\n\n"...)
 }
 
-// startProgram runs the program with a configuration and returns when it is ready.
-func startProgram(b *testing.B, program, file string, environment ...string) *running {
-	b.Helper()
-	arguments := []string{program, "run", "--log-format", "json", file}
-	if group := os.Getenv("MILLRACE_FEEDS_GROUP"); group != "" { // the directory of a control group with its limits
-		arguments = append([]string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group}, arguments...)
-	}
-	p := &running{command: exec.CommandContext(b.Context(), arguments[0], arguments[1:]...)} //nolint:gosec // ours
-	p.command.Env = append(os.Environ(), environment...)
-	logs, err := p.command.StderrPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	began := time.Now()
-	if err := p.command.Start(); err != nil {
-		b.Fatal(err)
-	}
-	lines := bufio.NewScanner(logs)
-	for lines.Scan() {
-		var line struct{ Msg, Admin string }
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
-			p.took, p.admin = time.Since(began), line.Admin
-			go func() {
-				for lines.Scan() {
-					if text := lines.Text(); !strings.Contains(text, `"level":"INFO"`) {
-						fmt.Fprintln(os.Stderr, text)
-					}
-				}
-			}()
-			return p
-		}
-	}
-	b.Fatalf("it ended before it was ready: %v", p.command.Wait())
-	return nil
-}
-
 // processor is the time that the program has spent on processors.
 func (p *running) processor(b *testing.B) time.Duration {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.command.Process.Pid))
+	spent, err := proc.CPUTime(p.command.Process.Pid)
 	if err != nil {
 		b.Skipf("the processor's time is read from /proc: %v", err)
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	ticks := 0
-	for _, field := range fields[11:13] { // user and system
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * time.Second / 100
-}
-
-// status is a line of the program's status in KiB.
-func (p *running) status(b *testing.B, name string) int {
-	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
-	if err != nil {
-		b.Skipf("resident memory is read from /proc: %v", err)
-	}
-	match := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(text)
-	n, err := strconv.Atoi(string(match[1]))
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n
+	return spent
 }
 
 func (p *running) profile(b *testing.B, what, file string) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/bench/proc"
 	"github.com/millrace/millrace/bench/push/paced"
 )
 
@@ -188,7 +189,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 	}
 	defer s.end()
 	time.Sleep(r.length / 10)
-	before, err := resident(s.pid())
+	before, err := proc.Memory(s.pid(), "VmRSS")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -200,7 +201,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 	each := func(bytes int64) float64 { return float64(bytes-before) / 1024 / float64(t.connections) }
 	var last []int64
 	for begun := time.Now(); time.Since(begun) < 3*r.length; time.Sleep(r.length / 10) {
-		now, err := resident(s.pid())
+		now, err := proc.Memory(s.pid(), "VmRSS")
 		if err != nil {
 			return 0, 0, err
 		}
@@ -216,7 +217,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 		return 0, 0, err
 	}
 	time.Sleep(r.length / 10)
-	now, err := resident(s.pid())
+	now, err := proc.Memory(s.pid(), "VmRSS")
 	if err != nil {
 		return 0, 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace/millrace/bench/proc"
 	"github.com/millrace/millrace/bench/push/paced"
 )
 
@@ -134,16 +135,16 @@ func (r *runner) measure(t trial) (*outcome, error) {
 	if _, err := client.ask("begin", 10*time.Second); err != nil {
 		return nil, err
 	}
-	before, err := cpuTime(s.pid())
+	before, err := proc.CPUTime(s.pid())
 	if err != nil {
 		return nil, err
 	}
 	time.Sleep(r.length)
-	after, err := cpuTime(s.pid())
+	after, err := proc.CPUTime(s.pid())
 	if err != nil {
 		return nil, err
 	}
-	o := &outcome{cpu: after - before, burst: t.load.Burst}
+	o := &outcome{cpu: (after - before).Seconds(), burst: t.load.Burst}
 	line, err := client.ask("end", time.Minute)
 	if err != nil {
 		return nil, err
