@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"time"
@@ -195,11 +196,21 @@ func (r *runner) chosen(all ...contender) (some []contender) {
 // scaled is a number of connections.
 func (r *runner) scaled(n int) int { return max(1, int(float64(n)*r.scale)) }
 
+// turns are the places 0 to of-1 in the order in which they are measured: another one in each round.
+func turns(round, of int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := range of {
+			if !yield((i + round) % of) {
+				return
+			}
+		}
+	}
+}
+
 // round runs a trial of each contender; the order is another one in each round.
 func (r *runner) round(n int, of trial, contenders []contender) ([]*outcome, error) {
 	outcomes := make([]*outcome, len(contenders))
-	for i := range contenders {
-		at := (i + n) % len(contenders)
+	for at := range turns(n, len(contenders)) {
 		t := of
 		t.contender = contenders[at]
 		o, err := r.measure(t)
