@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,8 +21,10 @@ func TestPowerCutInACrowd(t *testing.T) {
 	const producers = 200
 	v := newVolume(t, 512<<20)
 	appender := filepath.Join(t.TempDir(), "appender") // see stream/nats: its tests kill the same one
-	if output, err := exec.Command("go", "test", "-c", "-o", appender, "../stream/nats").CombinedOutput(); err != nil {
-		t.Skipf("the program that appends can't be built here: %v %s", err, output)
+	if output, err := exec.Command("go", "test", "-c", "-o", appender, "../stream/nats").CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+		t.Skipf("the program that appends can't be built here: %v", err)
+	} else if err != nil {
+		t.Fatalf("build the program that appends: %v\n%s", err, output)
 	}
 	acknowledged := make([]uint64, producers)
 	total := 0
