@@ -31,35 +31,21 @@ var scenarios = []scenario{
 // eventSize is the size of an event's data in bytes.
 const eventSize = 200
 
-func (r *runner) broadcast() error {
-	for _, size := range []struct {
-		connections int
-		rate        float64
-	}{{1000, 60}, {10_000, 6}} {
-		t := trial{
-			connections: r.scaled(size.connections),
-			load:        paced.Load{Rate: size.rate, Burst: 1, Keys: 1, Size: eventSize},
-		}
-		title := fmt.Sprintf("Broadcast, %s connections, %g events/s: deliveries per second of the server's CPU",
-			count(float64(t.connections)), size.rate)
-		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (r *runner) broadcast() error { return r.broadcasts("Broadcast", 1, 60, 6) }
+func (r *runner) burst() error     { return r.broadcasts("Broadcast in bursts of 10", 10, 200, 20) }
 
-func (r *runner) burst() error {
+// broadcasts sends so many events a second to 1,000 connections, and so many to 10,000.
+func (r *runner) broadcasts(title string, burst int, toThousand, toTenThousand float64) error {
 	for _, size := range []struct {
 		connections int
 		rate        float64
-	}{{1000, 200}, {10_000, 20}} {
+	}{{1000, toThousand}, {10_000, toTenThousand}} {
 		t := trial{
 			connections: r.scaled(size.connections),
-			load:        paced.Load{Rate: size.rate, Burst: 10, Keys: 1, Size: eventSize},
+			load:        paced.Load{Rate: size.rate, Burst: burst, Keys: 1, Size: eventSize},
 		}
-		title := fmt.Sprintf("Broadcast in bursts of 10, %s connections, %g events/s: deliveries per second of the server's CPU",
-			count(float64(t.connections)), size.rate)
+		title := fmt.Sprintf("%s, %s connections, %g events/s: deliveries per second of the server's CPU",
+			title, count(float64(t.connections)), size.rate)
 		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
 			return err
 		}
