@@ -2,7 +2,7 @@ package bench
 
 import (
 	"bufio"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/bench/proc"
 	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -73,6 +73,7 @@ type feedsResult struct {
 	processor      float64 // percent of one core
 	lags           []time.Duration
 	lost, repeated int
+	disordered     int
 	perBlock       float64
 }
 
@@ -98,7 +99,11 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	p := startProgram(b, program, file, fmt.Sprint("GOMAXPROCS=", feedProcs), "GOMEMLIMIT="+os.Getenv("MILLRACE_FEEDS_MEMORY"))
+	command := []string{program}
+	if group := os.Getenv("MILLRACE_FEEDS_GROUP"); group != "" { // the directory of a control group with its limits
+		command = []string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group, program}
+	}
+	p := startProgram(b, command, file, fmt.Sprint("GOMAXPROCS=", feedProcs), "GOMEMLIMIT="+os.Getenv("MILLRACE_FEEDS_MEMORY"))
 	feeds.expect(b, "connected")
 	before, began := p.processor(b), time.Now()
 	if profiles := os.Getenv("MILLRACE_FEEDS_PROFILE"); profiles != "" {
@@ -115,7 +120,7 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 	r.processor = 100 * (p.processor(b) - before).Seconds() / took.Seconds()
 	r.rate = float64(sent) / took.Seconds()
 	p.waitFor(b, sent)
-	r.peak = float64(p.status(b, "VmHWM")) / 1024
+	r.peak = float64(p.memory(b, "VmHWM")) / (1 << 20)
 	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
 		b.Fatal(err)
 	}
@@ -123,6 +128,9 @@ func runFeeds(b *testing.B, program string, streams int, lasts time.Duration) (r
 		b.Fatalf("the program ended with %v", err)
 	}
 	r.read(b, filepath.Join(dir, "data"), streams, sent)
+	if r.lost > 0 || r.repeated > 0 || r.disordered > 0 {
+		b.Errorf("of %d events %d were lost, %d came twice and %d out of order", sent, r.lost, r.repeated, r.disordered)
+	}
 	return r
 }
 
@@ -134,7 +142,7 @@ func (r *feedsResult) read(b *testing.B, dir string, streams, sent int) {
 		b.Fatal(err)
 	}
 	defer engine.Close()
-	next := map[string]int{} // by feed
+	seen := make(seenEvents)
 	events, blocks := 0, 0
 	for i := range streams {
 		s, err := engine.Stream(b.Context(), fmt.Sprint("s", i), nats.StreamConfig{Partitions: 1})
@@ -144,6 +152,9 @@ func (r *feedsResult) read(b *testing.B, dir string, streams, sent int) {
 		_, end, err := s.Bounds(b.Context(), "0")
 		if err != nil {
 			b.Fatal(err)
+		}
+		if end == (millrace.Position{}) {
+			continue // nothing has come into it, and nothing would
 		}
 		for stored, err := range s.Read(b.Context(), "0", millrace.Position{}) {
 			if err != nil {
@@ -158,14 +169,15 @@ func (r *feedsResult) read(b *testing.B, dir string, streams, sent int) {
 			}
 			for _, e := range all {
 				n, err := strconv.Atoi(e.ID)
-				switch want := next[e.Key]; {
-				case err != nil:
+				if err != nil {
 					b.Fatal(err)
-				case n < want:
+				}
+				repeated, disordered := seen.enter(e.Key, n)
+				if repeated {
 					r.repeated++
-				default:
-					r.lost += n - want
-					next[e.Key] = n + 1
+				}
+				if disordered {
+					r.disordered++
 				}
 				events++
 				r.lags = append(r.lags, stored.Stored.Sub(e.Time))
@@ -175,9 +187,57 @@ func (r *feedsResult) read(b *testing.B, dir string, streams, sent int) {
 			}
 		}
 	}
-	r.lost += max(0, sent-events-r.lost)
+	if events == 0 {
+		b.Fatal("nothing was stored")
+	}
+	r.lost = sent - (events - r.repeated) // wherever it is missing, also at the end of a feed
 	r.perBlock = float64(events) / float64(max(1, blocks))
 	slices.Sort(r.lags)
+}
+
+// seenEvents are the numbers of the events that have been read, by feed.
+type seenEvents map[string][]bool
+
+// enter says of an event whether it has come before, or else after one that it should have come before.
+func (s seenEvents) enter(feed string, n int) (repeated, disordered bool) {
+	seen := s[feed]
+	if n < len(seen) {
+		repeated = seen[n]
+		seen[n] = true
+		return repeated, !repeated
+	}
+	s[feed] = append(append(seen, make([]bool, n-len(seen))...), true)
+	return false, false
+}
+
+func TestSeenEvents(t *testing.T) {
+	for _, tt := range []struct {
+		came                       []int
+		lost, repeated, disordered int // of the events 0 to 4
+	}{
+		{came: []int{0, 1, 2, 3, 4}},
+		{came: []int{0, 1, 3, 4}, lost: 1},
+		{came: []int{0, 1, 2, 3}, lost: 1},                 // at the end
+		{came: []int{0, 1, 1, 2, 3}, lost: 1, repeated: 1}, // as many as were sent
+		{came: []int{0, 2, 1, 3, 4}, disordered: 1},        // neither lost nor repeated
+		{came: []int{3, 4, 3, 4, 3}, lost: 3, repeated: 3}, // from the middle
+		{came: []int{2, 2, 1, 1, 4}, lost: 2, repeated: 2, disordered: 1},
+		{lost: 5},
+	} {
+		seen, repeated, disordered := make(seenEvents), 0, 0
+		for _, n := range tt.came {
+			again, late := seen.enter("f", n)
+			if again {
+				repeated++
+			}
+			if late {
+				disordered++
+			}
+		}
+		if lost := 5 - (len(tt.came) - repeated); lost != tt.lost || repeated != tt.repeated || disordered != tt.disordered {
+			t.Errorf("%v: %d lost, %d repeated, %d out of order", tt.came, lost, repeated, disordered)
+		}
+	}
 }
 
 // TestMain makes the test binary the feeds' process if it is called as that.
@@ -281,14 +341,17 @@ func serveFeeds(in io.Reader, out io.Writer) error {
 	stop := make(chan struct{})
 	var sending sync.WaitGroup
 	const shares = 4
-	sent := make([]int, shares)
+	sent, failed := make([]int, shares), make([]error, shares)
 	for share := range shares {
-		sending.Go(func() { sent[share] = sendFeeds(conns, share, shares, stop) })
+		sending.Go(func() { sent[share], failed[share] = sendFeeds(conns, share, shares, stop) })
 	}
 	lines := bufio.NewScanner(in)
 	lines.Scan()
 	close(stop)
 	sending.Wait()
+	if err := errors.Join(failed...); err != nil {
+		return fmt.Errorf("a feed's connection has ended: %w", err)
+	}
 	total := 0
 	for _, n := range sent {
 		total += n
@@ -299,7 +362,7 @@ func serveFeeds(in io.Reader, out io.Writer) error {
 }
 
 // sendFeeds sends every share-th feed's events, spread over their period.
-func sendFeeds(conns []net.Conn, share, shares int, stop <-chan struct{}) (sent int) {
+func sendFeeds(conns []net.Conn, share, shares int, stop <-chan struct{}) (sent int, err error) {
 	period := time.Second / time.Duration(feedRate)
 	var mine []int
 	for i := share; i < len(conns); i += shares {
@@ -314,14 +377,13 @@ func sendFeeds(conns []net.Conn, share, shares int, stop <-chan struct{}) (sent 
 				time.Sleep(time.Until(due))
 				select {
 				case <-stop:
-					return sent
+					return sent, nil
 				default:
 				}
 			}
 			event = appendFeedEvent(event[:0], i, n, time.Now())
 			if _, err := conns[i].Write(event); err != nil {
-				fmt.Fprintln(os.Stderr, "a feed's connection has ended:", err)
-				return sent
+				return sent, err
 			}
 			sent++
 		}
@@ -357,74 +419,14 @@ func appendFeedEvent(dst []byte, feed, n int, at time.Time) []byte {
 	return append(dst[:start+248], "\"}\n\n"...)
 }
 
-// startProgram runs the program with a configuration and returns when it is ready.
-func startProgram(b *testing.B, program, file string, environment ...string) *running {
-	b.Helper()
-	arguments := []string{program, "run", "--log-format", "json", file}
-	if group := os.Getenv("MILLRACE_FEEDS_GROUP"); group != "" { // the directory of a control group with its limits
-		arguments = append([]string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group}, arguments...)
-	}
-	p := &running{command: exec.CommandContext(b.Context(), arguments[0], arguments[1:]...)} //nolint:gosec // ours
-	p.command.Env = append(os.Environ(), environment...)
-	logs, err := p.command.StderrPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	began := time.Now()
-	if err := p.command.Start(); err != nil {
-		b.Fatal(err)
-	}
-	lines := bufio.NewScanner(logs)
-	for lines.Scan() {
-		var line struct{ Msg, Admin string }
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
-			p.took, p.admin = time.Since(began), line.Admin
-			go func() {
-				for lines.Scan() {
-					if text := lines.Text(); !strings.Contains(text, `"level":"INFO"`) {
-						fmt.Fprintln(os.Stderr, text)
-					}
-				}
-			}()
-			return p
-		}
-	}
-	b.Fatalf("it ended before it was ready: %v", p.command.Wait())
-	return nil
-}
-
 // processor is the time that the program has spent on processors.
 func (p *running) processor(b *testing.B) time.Duration {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.command.Process.Pid))
+	spent, err := proc.CPUTime(p.command.Process.Pid)
 	if err != nil {
 		b.Skipf("the processor's time is read from /proc: %v", err)
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	ticks := 0
-	for _, field := range fields[11:13] { // user and system
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * time.Second / 100
-}
-
-// status is a line of the program's status in KiB.
-func (p *running) status(b *testing.B, name string) int {
-	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
-	if err != nil {
-		b.Skipf("resident memory is read from /proc: %v", err)
-	}
-	match := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(text)
-	n, err := strconv.Atoi(string(match[1]))
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n
+	return spent
 }
 
 func (p *running) profile(b *testing.B, what, file string) {

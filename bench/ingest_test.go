@@ -59,7 +59,13 @@ func ingest(b *testing.B, f *feed, into *counted, dead millrace.Stream) time.Dur
 	go func() { ended <- p.Run(ctx) }()
 	out := mapping.New(mapping.Config{Key: "vehicle.id", Time: "time"}, mapping.Options{}, p)
 	go func() { ended <- sse.New(c, sse.Options{Name: "bench"}).Run(ctx, p.Resume(), out) }()
-	<-into.done
+	select {
+	case <-into.done:
+	case err := <-ended:
+		b.Fatalf("it ended before all events were stored: %v", err)
+	case <-time.After(patience):
+		b.Fatalf("the events were not stored within %s", patience)
+	}
 	took := time.Since(began)
 	cancel()
 	for range 2 {

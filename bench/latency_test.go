@@ -88,6 +88,9 @@ func latencies(b *testing.B) (durable, pushed []time.Duration) {
 		b.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(latencyEvents/latencyRate*time.Second + patience)); err != nil {
+		b.Fatal(err)
+	}
 
 	out, err := producer.Open(ctx, producer.Config{Name: "source/bench", Into: positions, Dead: dead})
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/bench/proc"
 )
 
 // BenchmarkStart measures the program itself with one source whose feed is quiet: how long until it is
@@ -22,17 +24,17 @@ func BenchmarkStart(b *testing.B) {
 	program := build(b)
 	f := newFeed(b, 0)
 	var ready time.Duration
-	var resident int
+	var resident int64
 	for b.Loop() {
 		p := start(b, program, b.TempDir(), f)
 		ready += p.took
 		time.Sleep(3 * time.Second) // idle is what is measured
-		resident = max(resident, p.resident(b))
+		resident = max(resident, p.memory(b, "VmRSS"))
 		p.kill(b)
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(ready.Seconds()*1e3/float64(b.N), "ready-ms")
-	b.ReportMetric(float64(resident)/1024, "resident-MiB")
+	b.ReportMetric(float64(resident)/(1<<20), "resident-MiB")
 }
 
 // BenchmarkRestart measures how long a start takes after kill -9 with data in the streams.
@@ -79,6 +81,9 @@ func build(b *testing.B) string {
 	return program
 }
 
+// patience bounds every wait for the program. Nothing depends on it unless something is broken.
+const patience = time.Minute
+
 // running is the program at work.
 type running struct {
 	command *exec.Cmd
@@ -104,7 +109,16 @@ admin: {listen: 127.0.0.1:0}
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	p := &running{command: exec.CommandContext(b.Context(), program, "run", "--log-format", "json", file)}
+	return startProgram(b, []string{program}, file)
+}
+
+// startProgram runs the program, by a command that its arguments are added to, with a configuration, and returns when
+// it is ready.
+func startProgram(b *testing.B, command []string, file string, environment ...string) *running {
+	b.Helper()
+	command = append(command, "run", "--log-format", "json", file)
+	p := &running{command: exec.CommandContext(b.Context(), command[0], command[1:]...)} //nolint:gosec // ours
+	p.command.Env = append(os.Environ(), environment...)
 	logs, err := p.command.StderrPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -113,12 +127,20 @@ admin: {listen: 127.0.0.1:0}
 	if err := p.command.Start(); err != nil {
 		b.Fatal(err)
 	}
+	late := time.AfterFunc(patience, func() { _ = p.command.Process.Kill() })
+	defer late.Stop()
 	lines := bufio.NewScanner(logs)
 	for lines.Scan() {
 		var line struct{ Msg, Admin string }
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
 			p.took, p.admin = time.Since(began), line.Admin
-			go io.Copy(io.Discard, logs) //nolint:errcheck // until the program ends
+			go func() { // until the program ends
+				for lines.Scan() {
+					if text := lines.Text(); !strings.Contains(text, `"level":"INFO"`) {
+						fmt.Fprintln(os.Stderr, text)
+					}
+				}
+			}()
 			return p
 		}
 	}
@@ -135,17 +157,21 @@ func (p *running) kill(b *testing.B) {
 	_ = p.command.Wait() // says that it was killed
 }
 
-// resident is the program's resident memory in KiB.
-func (p *running) resident(b *testing.B) int {
+// memory is a line of what Linux says of the program's memory, in bytes.
+func (p *running) memory(b *testing.B, line string) int64 {
 	b.Helper()
-	return p.status(b, "VmRSS")
+	bytes, err := proc.Memory(p.command.Process.Pid, line)
+	if err != nil {
+		b.Skipf("memory is read from /proc: %v", err)
+	}
+	return bytes
 }
 
 // waitFor returns when the program has stored so many events.
 func (p *running) waitFor(b *testing.B, events int) {
 	b.Helper()
 	var took time.Duration // to ask: with many sources it is a lot of work, which is not what is measured
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(max(50*time.Millisecond, 20*took)) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(max(50*time.Millisecond, 20*took)) {
 		began := time.Now()
 		request, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://"+p.admin+"/metrics", nil)
 		if err != nil {
@@ -174,7 +200,7 @@ func (p *running) waitFor(b *testing.B, events int) {
 			return
 		}
 	}
-	b.Fatal("the events were not stored within a minute")
+	b.Fatalf("%d events were not stored within %s", events, patience)
 }
 
 // size is that of a folder's files in bytes.

@@ -81,7 +81,7 @@ func (f *Feed) time(n int64) time.Time {
 	return time.Unix(n/rate, n%rate*int64(time.Second)/rate)
 }
 
-// id names a report together with what its number depends on.
+// appendID names a report together with what its number depends on.
 func (f *Feed) appendID(dst []byte, n int64) []byte {
 	return fmt.Appendf(dst, "%dx%d-%d", f.City.Vehicles(), f.Rate, n)
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace"
 )
 
 // launchDemo starts the demo as a new user does, but for its size.
@@ -24,6 +26,19 @@ func startDemo(t *testing.T, dir, listen string, vehicles, rate int) *program {
 	p := launchDemo(t, dir, listen, vehicles, rate)
 	p.waitReady()
 	return p
+}
+
+// checkReports checks that the feed's numbers, which follow a prefix, are without a gap.
+func checkReports(t *testing.T, events []millrace.Event, prefix string) {
+	t.Helper()
+	last := int64(0)
+	for i, e := range events {
+		n, err := strconv.ParseInt(strings.TrimPrefix(e.ID, prefix), 10, 64)
+		if err != nil || i > 0 && n != last+1 {
+			t.Fatalf("report %s follows report %d: %v", e.ID, last, err)
+		}
+		last = n
+	}
 }
 
 // The demo: the page and what it needs, crossings over WebSocket, counters that grow; it goes on after
@@ -107,14 +122,7 @@ func TestDemo(t *testing.T) {
 
 	// The reports are numbered by the feed without a gap, over both lives.
 	streams := readStreams(t, filepath.Join(dir, "city", "data"), map[string]int{"positions": 1, "crossings": 1, "dead": 1})
-	last := int64(0)
-	for i, e := range streams["positions"][0] {
-		n, err := strconv.ParseInt(strings.TrimPrefix(e.ID, "40x400-"), 10, 64)
-		if err != nil || i > 0 && n != last+1 {
-			t.Fatalf("report %s follows report %d: %v", e.ID, last, err)
-		}
-		last = n
-	}
+	checkReports(t, streams["positions"][0], "40x400-")
 	if n := len(streams["dead"][0]); n > 0 {
 		t.Errorf("%d dead letters, the first is %s", n, streams["dead"][0][0].Data)
 	}

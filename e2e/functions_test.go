@@ -49,15 +49,21 @@ func ofAWS(more ...string) []string {
 		"PYTHONDONTWRITEBYTECODE=1", "NODE_NO_WARNINGS=1"), more...)
 }
 
-// runFunctions runs the functions of examples/apigateway and returns the URL before their names.
-func runFunctions(t *testing.T, gateway string) string {
+// functions are those of examples/apigateway at work.
+type functions struct {
+	url string // before their names
+	db  string // the table of the connections
+}
+
+func runFunctions(t *testing.T, gateway string) functions {
 	t.Helper()
 	if err := exec.Command("python3", "-c", "import boto3, sqlite3").Run(); err != nil {
 		t.Skip("python3 with boto3 is not installed")
 	}
 	c := exec.Command("python3", "invoke.py", "--port", "0", "connections=connections.py", "analytics=analytics.py")
 	c.Dir = filepath.Join("..", "examples", "apigateway")
-	c.Env = ofAWS("ENDPOINT_URL=http://"+gateway+"/prod", "CONNECTIONS_DB="+filepath.Join(t.TempDir(), "connections.db"))
+	f := functions{db: filepath.Join(t.TempDir(), "connections.db")}
+	c.Env = ofAWS("ENDPOINT_URL=http://"+gateway+"/prod", "CONNECTIONS_DB="+f.db)
 	c.SysProcAttr = groupThatDiesWithParent() // python3 may be a script that starts another
 	c.Stderr = os.Stderr
 	out, err := c.StdoutPipe()
@@ -75,7 +81,20 @@ func runFunctions(t *testing.T, gateway string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimSpace(line) + "/2015-03-31/functions"
+	f.url = strings.TrimSpace(line) + "/2015-03-31/functions"
+	return f
+}
+
+// table returns the ids of the connections in the table, sorted.
+func (f functions) table(t *testing.T) []string {
+	t.Helper()
+	const query = `import sqlite3, sys
+for row in sqlite3.connect(sys.argv[1]).execute("SELECT ConnectionID FROM connections"): print(row[0])`
+	output, err := exec.Command("python3", "-c", query, f.db).Output()
+	if err != nil {
+		t.Fatalf("read the table: %v", err)
+	}
+	return slices.Sorted(slices.Values(strings.Fields(string(output))))
 }
 
 // freeAddress returns an address that nobody listens on, and that nobody gets who does not ask for it: systems choose
@@ -102,14 +121,23 @@ func TestFunctionsOfAWS(t *testing.T) {
 	address := freeAddress(t)
 	functions := runFunctions(t, address)
 	pipeline := newPipeline(t, "", map[string]string{"config.yaml": functionsConfig},
-		"GATEWAY="+address, "FUNCTIONS="+functions, "AWS_SECRET_ACCESS_KEY="+functionsSecret)
+		"GATEWAY="+address, "FUNCTIONS="+functions.url, "AWS_SECRET_ACCESS_KEY="+functionsSecret)
 	p := pipeline.start()
 	const vehicles, each = 10, 2
 	connect := func() (clients [vehicles][]*millracetest.WebSocket) {
+		t.Helper()
 		for v := range vehicles {
 			for range each {
 				clients[v] = append(clients[v], dial(t, p, fmt.Sprintf("/prod?VehicleID=%d", v), ""))
 			}
+		}
+		var ids []string
+		for _, c := range p.connections("?endpoint=/prod") {
+			ids = append(ids, c.ID)
+		}
+		slices.Sort(ids)
+		if table := functions.table(t); len(ids) != vehicles*each || !slices.Equal(table, ids) {
+			t.Errorf("connected are %q, in the table %q", ids, table)
 		}
 		return clients
 	}
@@ -126,7 +154,7 @@ func TestFunctionsOfAWS(t *testing.T) {
 			t.Fatal(err)
 		}
 		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-		response, err := client.Post(functions+"/analytics/invocations", "application/json", strings.NewReader(string(event)))
+		response, err := client.Post(functions.url+"/analytics/invocations", "application/json", strings.NewReader(string(event)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,13 +183,21 @@ func TestFunctionsOfAWS(t *testing.T) {
 		expect(push(n))
 	}
 
-	// After a kill the functions are told who is gone: the table has the new clients only, each of which gets
-	// each result once.
+	// After a kill the functions are told who is gone, before anybody is let in: the table has the new clients only,
+	// each of which gets each result once.
 	p.kill()
-	p = pipeline.start()
+	nobody := func(when string) {
+		t.Helper()
+		if table := functions.table(t); len(table) > 0 {
+			t.Errorf("%s the table has %q", when, table)
+		}
+	}
+	p = pipeline.serve()
+	nobody("after a kill")
 	clients = connect()
 	expect(push(3))
 	p.end(syscall.SIGTERM)
+	nobody("after an end in order")
 	p = pipeline.start()
 	clients = connect()
 	for n := range 2 {
@@ -170,6 +206,7 @@ func TestFunctionsOfAWS(t *testing.T) {
 
 	t.Run("JavaScript", func(t *testing.T) { callFromJavaScript(t, p) })
 	p.end(syscall.SIGTERM)
+	nobody("at the end")
 }
 
 func callFromJavaScript(t *testing.T, p *program) {
@@ -246,8 +283,10 @@ func callFromJavaScript(t *testing.T, p *program) {
 		t.Errorf("the client sees %v", closed)
 	}
 	_ = w.Close()
-	for len(p.connections("")) > len(known) { // until its end is noticed, of which nothing tells
-		time.Sleep(10 * time.Millisecond)
+	for end := time.Now().Add(patience); len(p.connections("")) > len(known); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) { // nothing tells that its end has been noticed
+			t.Fatal("the connection is still listed")
+		}
 	}
 	call("post", "late", 410, "GoneException")
 }

@@ -111,15 +111,8 @@ func TestKillOverHTTP(t *testing.T) {
 	p = restartDemoOf(t, dir, p.gateway, 40, 800)
 	kills(t, p, 0)
 	p.end(os.Interrupt)
-	last := int64(0)
 	streams := readStreams(t, filepath.Join(dir, "city", "data"), map[string]int{"positions": 1, "crossings": 1, "dead": 1})
-	for i, e := range streams["positions"][0] {
-		n, err := strconv.ParseInt(strings.TrimPrefix(e.ID, "40x800-"), 10, 64)
-		if err != nil || i > 0 && n != last+1 {
-			t.Fatalf("report %s follows report %d: %v", e.ID, last, err)
-		}
-		last = n
-	}
+	checkReports(t, streams["positions"][0], "40x800-")
 	t.Logf("%d reports without a gap; %d came over the gateway", len(streams["positions"][0]), received)
 }
 

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -108,8 +107,8 @@ func (b *browser) attach(address, url string) {
 				// It begins with an empty page, whatever the target's URL says, and leaving that is an error, too.
 				loaded := `return location.href === ` + quote(url) + ` && document.readyState === "complete"`
 				for is := false; !is; {
-					if err := b.try(loaded, &is); err != nil && ctx.Err() != nil {
-						b.t.Fatal(err)
+					if err := b.try(loaded, &is); !is && ctx.Err() != nil {
+						b.t.Fatalf("the page is not loaded: %v", err)
 					}
 				}
 				return
@@ -273,8 +272,10 @@ func restartDemoOf(t *testing.T, dir, address string, vehicles, rate int) *progr
 			return p
 		case <-p.ended:
 			if !strings.Contains(p.tail(10), "address already in use") || time.Now().After(end) {
-				t.Fatal(errors.New("the demo does not start again"))
+				t.Fatal("the demo does not start again")
 			}
+		case <-time.After(patience):
+			t.Fatal("the demo is not ready again")
 		}
 	}
 }

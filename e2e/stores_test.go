@@ -15,8 +15,8 @@ import (
 	"github.com/millrace/millrace/stream/nats"
 )
 
-// readStream returns a stream's events by partition, read from the data directory of a program that has
-// ended.
+// readStreams returns the events of streams, which have so many partitions, by stream and partition, read from the
+// data directory of a program that has ended.
 func readStreams(t *testing.T, dataDir string, partitions map[string]int) map[string][][]millrace.Event {
 	t.Helper()
 	engine, err := nats.Open(t.Context(), nats.Options{DataDir: dataDir})

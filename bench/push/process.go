@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -137,57 +136,4 @@ func (p *process) end() {
 	for range p.lines {
 	}
 	_ = p.cmd.Wait() // says that it was killed
-}
-
-// ticks are what /proc counts time in; Linux says 100 a second to all programs.
-const ticks = 100
-
-// cpuTime returns the seconds, of the program's and the system's work, that a process has used.
-func cpuTime(pid int) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	return parseStat(text)
-}
-
-// parseStat reads utime and stime, fields 14 and 15 of proc_pid_stat(5).
-func parseStat(text []byte) (float64, error) {
-	_, rest, found := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
-	fields := bytes.Fields(rest) // from the third on
-	if !found || len(fields) < 13 {
-		return 0, fmt.Errorf("%q is no /proc/PID/stat", text)
-	}
-	total := 0
-	for _, f := range fields[11:13] {
-		n, err := strconv.Atoi(string(f))
-		if err != nil {
-			return 0, err
-		}
-		total += n
-	}
-	return float64(total) / ticks, nil
-}
-
-// resident returns the resident memory of a process in bytes.
-func resident(pid int) (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	return parseStatus(text)
-}
-
-// parseStatus reads VmRSS of proc_pid_status(5).
-func parseStatus(text []byte) (int64, error) {
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			var kib int64
-			if _, err := fmt.Sscanf(value, "%d kB", &kib); err != nil {
-				return 0, err
-			}
-			return kib << 10, nil
-		}
-	}
-	return 0, errors.New("/proc/PID/status has no VmRSS")
 }

@@ -252,25 +252,6 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
-func TestProc(t *testing.T) {
-	const stat = "4711 (a (b) c) S 1 4711 4711 0 -1 4194560 900 0 0 0 1234 66 0 0 20 0 9 0 100 1000 100 18446744073709551615"
-	if seconds, err := parseStat([]byte(stat)); err != nil || seconds != 13 {
-		t.Errorf("%g s, %v; want 13", seconds, err)
-	}
-	if _, err := parseStat([]byte("4711 (x) S 1")); err == nil {
-		t.Error("what is cut was parsed")
-	}
-	if bytes, err := parseStatus([]byte("Name:\tx\nVmRSS:\t   12 kB\n")); err != nil || bytes != 12<<10 {
-		t.Errorf("%d bytes, %v; want 12 KiB", bytes, err)
-	}
-	if _, err := cpuTime(os.Getpid()); err != nil {
-		t.Error(err)
-	}
-	if bytes, err := resident(os.Getpid()); err != nil || bytes < 1<<20 {
-		t.Errorf("%d bytes, %v", bytes, err)
-	}
-}
-
 func TestTable(t *testing.T) {
 	var out strings.Builder
 	result := table{title: "Title"}

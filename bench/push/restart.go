@@ -34,7 +34,6 @@ func (r *runner) restart() error {
 		switch {
 		case errors.As(err, &late):
 			result.note("round %d: GIVEN UP after %s: %d connections of %d live, %d caught up", round+1, restartPatience, late.live, n, late.caught)
-			times[1], times[2] = restartPatience.Seconds(), restartPatience.Seconds()
 		case err != nil:
 			return err
 		}
@@ -60,7 +59,7 @@ func (e *lateError) Error() string {
 }
 
 // restartOnce returns the seconds from the kill until the program was ready, all connections were live, and
-// all had what had been posted by then.
+// all had what had been posted by then; where they were given up, until then.
 func (r *runner) restartOnce(t trial) (times [3]float64, report Report, err error) {
 	r.timeline = ""
 	s, err := r.launchProgram()
@@ -96,8 +95,8 @@ func (r *runner) restartOnce(t trial) (times [3]float64, report Report, err erro
 	}
 	if late == nil {
 		late = r.await(client, end.events)
-		times[2] = time.Since(begun).Seconds()
 	}
+	times[2] = time.Since(begun).Seconds()
 	line, err := client.ask("end", time.Minute)
 	if err == nil {
 		err = json.Unmarshal([]byte(line), &report)

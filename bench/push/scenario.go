@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/bench/proc"
 	"github.com/millrace/millrace/bench/push/paced"
 )
 
@@ -30,35 +31,21 @@ var scenarios = []scenario{
 // eventSize is the size of an event's data in bytes.
 const eventSize = 200
 
-func (r *runner) broadcast() error {
-	for _, size := range []struct {
-		connections int
-		rate        float64
-	}{{1000, 60}, {10_000, 6}} {
-		t := trial{
-			connections: r.scaled(size.connections),
-			load:        paced.Load{Rate: size.rate, Burst: 1, Keys: 1, Size: eventSize},
-		}
-		title := fmt.Sprintf("Broadcast, %s connections, %g events/s: deliveries per second of the server's CPU",
-			count(float64(t.connections)), size.rate)
-		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (r *runner) broadcast() error { return r.broadcasts("Broadcast", 1, 60, 6) }
+func (r *runner) burst() error     { return r.broadcasts("Broadcast in bursts of 10", 10, 200, 20) }
 
-func (r *runner) burst() error {
+// broadcasts sends so many events a second to 1,000 connections, and so many to 10,000.
+func (r *runner) broadcasts(title string, burst int, toThousand, toTenThousand float64) error {
 	for _, size := range []struct {
 		connections int
 		rate        float64
-	}{{1000, 200}, {10_000, 20}} {
+	}{{1000, toThousand}, {10_000, toTenThousand}} {
 		t := trial{
 			connections: r.scaled(size.connections),
-			load:        paced.Load{Rate: size.rate, Burst: 10, Keys: 1, Size: eventSize},
+			load:        paced.Load{Rate: size.rate, Burst: burst, Keys: 1, Size: eventSize},
 		}
-		title := fmt.Sprintf("Broadcast in bursts of 10, %s connections, %g events/s: deliveries per second of the server's CPU",
-			count(float64(t.connections)), size.rate)
+		title := fmt.Sprintf("%s, %s connections, %g events/s: deliveries per second of the server's CPU",
+			title, count(float64(t.connections)), size.rate)
 		if err := r.compare(title, t, gatewayPlain, gatewayV1, loop, centrifugeJS); err != nil {
 			return err
 		}
@@ -159,20 +146,22 @@ func (r *runner) idle() error {
 	result := table{title: fmt.Sprintf("%s idle connections: KiB of resident memory each", count(float64(n)))}
 	result.add("server", "TLS", "as it settles, median", "with free memory given back, median", "rounds")
 	result.note("as it settles: when the resident memory has not changed by 1 %% for %s, after %s at most", 3*r.length/10, 3*r.length)
-	for _, c := range columns {
-		var settled, least []float64
-		var rounds []string
-		for range r.rounds {
+	settled, least, rounds := make([][]float64, len(columns)), make([][]float64, len(columns)), make([][]string, len(columns))
+	for round := range r.rounds {
+		for i := range turns(round, len(columns)) {
+			c := columns[i]
 			a, b, err := r.memory(trial{contender: c.contender, connections: n, tls: c.tls})
 			if err != nil {
 				return err
 			}
-			settled, least = append(settled, a), append(least, b)
-			rounds = append(rounds, fmt.Sprintf("%.1f/%.1f", a, b))
+			settled[i], least[i] = append(settled[i], a), append(least[i], b)
+			rounds[i] = append(rounds[i], fmt.Sprintf("%.1f/%.1f", a, b))
 			fmt.Fprintf(r.log, "%s, TLS %t: %.1f KiB each, %.1f with free memory given back\n", c.name, c.tls, a, b)
 		}
+	}
+	for i, c := range columns {
 		tls := map[bool]string{false: "no", true: "yes"}[c.tls]
-		result.add(c.name, tls, fmt.Sprintf("%.1f", median(settled)), fmt.Sprintf("%.1f", median(least)), strings.Join(rounds, " "))
+		result.add(c.name, tls, fmt.Sprintf("%.1f", median(settled[i])), fmt.Sprintf("%.1f", median(least[i])), strings.Join(rounds[i], " "))
 	}
 	result.print(r.out)
 	return nil
@@ -188,7 +177,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 	}
 	defer s.end()
 	time.Sleep(r.length / 10)
-	before, err := resident(s.pid())
+	before, err := proc.Memory(s.pid(), "VmRSS")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -200,7 +189,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 	each := func(bytes int64) float64 { return float64(bytes-before) / 1024 / float64(t.connections) }
 	var last []int64
 	for begun := time.Now(); time.Since(begun) < 3*r.length; time.Sleep(r.length / 10) {
-		now, err := resident(s.pid())
+		now, err := proc.Memory(s.pid(), "VmRSS")
 		if err != nil {
 			return 0, 0, err
 		}
@@ -216,7 +205,7 @@ func (r *runner) memory(t trial) (settled, least float64, err error) {
 		return 0, 0, err
 	}
 	time.Sleep(r.length / 10)
-	now, err := resident(s.pid())
+	now, err := proc.Memory(s.pid(), "VmRSS")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -252,9 +241,24 @@ func (r *runner) latencies(title string, t trial, contenders []contender) error 
 	fmt.Fprintln(r.log, title)
 	result := table{title: title}
 	result.add("server", "round", "since durable: p50", "p99", "max", "since made: p50", "p99", "server's CPU %")
-	for _, c := range contenders {
-		t.contender = c
-		var figures [6][]float64
+	figures := make([][][6]float64, len(contenders)) // by contender and round
+	for n := range r.rounds {
+		outcomes, err := r.round(n, t, contenders)
+		if err != nil {
+			return err
+		}
+		for i, o := range outcomes {
+			for _, doubt := range o.doubts() {
+				result.note("round %d, %s: %s", n+1, contenders[i].name, doubt)
+			}
+			ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
+			figures[i] = append(figures[i], [6]float64{
+				ms(o.SinceDurable.P50), ms(o.SinceDurable.P99), ms(o.SinceDurable.Most),
+				ms(o.SinceMade.P50), ms(o.SinceMade.P99), 100 * o.cpu / o.Seconds,
+			})
+		}
+	}
+	for i, c := range contenders {
 		line := func(name string, values [6]float64) {
 			cells := []string{c.name, name}
 			for i, v := range values {
@@ -266,27 +270,16 @@ func (r *runner) latencies(title string, t trial, contenders []contender) error 
 			}
 			result.add(cells...)
 		}
-		for n := range r.rounds {
-			o, err := r.measure(t)
-			if err != nil {
-				return err
-			}
-			for _, doubt := range o.doubts() {
-				result.note("round %d, %s: %s", n+1, c.name, doubt)
-			}
-			ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
-			values := [6]float64{
-				ms(o.SinceDurable.P50), ms(o.SinceDurable.P99), ms(o.SinceDurable.Most),
-				ms(o.SinceMade.P50), ms(o.SinceMade.P99), 100 * o.cpu / o.Seconds,
-			}
-			for i, v := range values {
-				figures[i] = append(figures[i], v)
-			}
+		var medians [6]float64
+		for n, values := range figures[i] {
 			line(fmt.Sprint(n+1), values)
 		}
-		var medians [6]float64
-		for i := range figures {
-			medians[i] = median(figures[i])
+		for k := range medians {
+			var column []float64
+			for _, values := range figures[i] {
+				column = append(column, values[k])
+			}
+			medians[k] = median(column)
 		}
 		line("median", medians)
 	}
@@ -311,16 +304,15 @@ func (r *runner) slow() error {
 		result.add("round", "p50 without", "p99 without", "p50 with", "p99 with", "p99 with / without", "stalled ones cut")
 		var factors []float64
 		for n := range r.rounds {
-			t.stalled = 0
-			without, err := r.measure(t)
-			if err != nil {
-				return err
+			var outcomes [2]*outcome // without stalled ones and with them
+			for i := range turns(n, len(outcomes)) {
+				t.stalled = 10 * i
+				var err error
+				if outcomes[i], err = r.measure(t); err != nil {
+					return err
+				}
 			}
-			t.stalled = 10
-			with, err := r.measure(t)
-			if err != nil {
-				return err
-			}
+			without, with := outcomes[0], outcomes[1]
 			factor := ratio(with.SinceDurable.P99.Seconds(), without.SinceDurable.P99.Seconds())
 			factors = append(factors, factor)
 			result.add(fmt.Sprint(n+1), milliseconds(without.SinceDurable.P50), milliseconds(without.SinceDurable.P99),

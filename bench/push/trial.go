@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/millrace/millrace/bench/proc"
 	"github.com/millrace/millrace/bench/push/paced"
 )
 
@@ -134,16 +136,16 @@ func (r *runner) measure(t trial) (*outcome, error) {
 	if _, err := client.ask("begin", 10*time.Second); err != nil {
 		return nil, err
 	}
-	before, err := cpuTime(s.pid())
+	before, err := proc.CPUTime(s.pid())
 	if err != nil {
 		return nil, err
 	}
 	time.Sleep(r.length)
-	after, err := cpuTime(s.pid())
+	after, err := proc.CPUTime(s.pid())
 	if err != nil {
 		return nil, err
 	}
-	o := &outcome{cpu: after - before, burst: t.load.Burst}
+	o := &outcome{cpu: (after - before).Seconds(), burst: t.load.Burst}
 	line, err := client.ask("end", time.Minute)
 	if err != nil {
 		return nil, err
@@ -194,11 +196,21 @@ func (r *runner) chosen(all ...contender) (some []contender) {
 // scaled is a number of connections.
 func (r *runner) scaled(n int) int { return max(1, int(float64(n)*r.scale)) }
 
+// turns are the places 0 to of-1 in the order in which they are measured: another one in each round.
+func turns(round, of int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := range of {
+			if !yield((i + round) % of) {
+				return
+			}
+		}
+	}
+}
+
 // round runs a trial of each contender; the order is another one in each round.
 func (r *runner) round(n int, of trial, contenders []contender) ([]*outcome, error) {
 	outcomes := make([]*outcome, len(contenders))
-	for i := range contenders {
-		at := (i + n) % len(contenders)
+	for at := range turns(n, len(contenders)) {
 		t := of
 		t.contender = contenders[at]
 		o, err := r.measure(t)

@@ -84,14 +84,12 @@ func runDemo(ctx context.Context, listen, dir string, vehicles, rate int, logs l
 	fmt.Fprintf(t.out, "%s:\n\n%s\n", file, indent(text))
 	pipeline := supervisor{
 		log: log, out: t.out, err: t.err,
-		arguments: func(deaths int) []string {
+		arguments: func(l lives) []string {
 			return append([]string{
-				demoPipeline, "--vehicles", strconv.Itoa(vehicles), "--kills", strconv.Itoa(deaths),
+				demoPipeline, "--vehicles", strconv.Itoa(vehicles), "--lives", strconv.Itoa(l.all), "--kills", strconv.Itoa(l.killed),
 			}, append(logs.arguments(), dir)...)
 		},
-		died: func(deaths int) {
-			fmt.Fprintf(t.out, "The pipeline's process was killed (%d so far); it starts again.\n", deaths)
-		},
+		died: func(how string) { fmt.Fprintf(t.out, "The pipeline's process %s; it starts again.\n", how) },
 	}
 	return pipeline.run(ctx)
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,7 +30,9 @@ const demoPipeline = "demo-pipeline"
 func demoPipelineVerb(ctx context.Context, v verb, args []string, t terminal) int {
 	flags := flag.NewFlagSet(v.name, flag.ContinueOnError)
 	vehicles := flags.Int("vehicles", 150, "so many vehicles (`N`)")
-	kills := flags.Int("kills", 0, "it has been killed `N` times")
+	var before lives
+	flags.IntVar(&before.all, "lives", 0, "it has ended `N` times")
+	flags.IntVar(&before.killed, "kills", 0, "`N` times of these because it was killed")
 	var logs logFlags
 	logs.register(flags, slog.LevelWarn)
 	dirs, code, ok := v.parse(flags, args, 1, t)
@@ -38,14 +42,14 @@ func demoPipelineVerb(ctx context.Context, v verb, args []string, t terminal) in
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go obey(os.Stdin, cancel, func() { os.Exit(failed) })
-	if err := runDemoPipeline(ctx, dirs[0], *vehicles, *kills, logs.logger(t.err), t.out); err != nil {
+	if err := runDemoPipeline(ctx, dirs[0], *vehicles, before, logs.logger(t.err), t.out); err != nil {
 		printFailure(t.err, err)
 		return failed
 	}
 	return done
 }
 
-func runDemoPipeline(ctx context.Context, dir string, vehicles, kills int, log *slog.Logger, out io.Writer) error {
+func runDemoPipeline(ctx context.Context, dir string, vehicles int, before lives, log *slog.Logger, out io.Writer) error {
 	c, err := load(filepath.Join(dir, "millrace.yaml"))
 	if err != nil {
 		return err
@@ -57,17 +61,17 @@ func runDemoPipeline(ctx context.Context, dir string, vehicles, kills int, log *
 			m := liveMap(c)
 			m.Streets = demo.NewCity(demoSeed, vehicles).Streets()
 			m.Demo = &console.Demo{Kill: "/demo/kill", Kills: "/demo/kills", Number: "number"}
-			return withKill(m.Handler(metrics), kills)
+			return withKill(m.Handler(metrics), before.killed)
 		},
 		ready: func(gateway, admin string) {
-			if kills == 0 {
+			if before.all == 0 {
 				fmt.Fprintf(out, "A city of %d vehicles is live at http://%s/\nHealth and metrics: http://%s/    Ctrl-C ends it.\n", vehicles, gateway, admin)
 			}
 		},
 		ended: func(metrics prometheus.Gatherer) {
 			since := ""
-			if kills > 0 {
-				since = " since it was killed"
+			if before.all > 0 {
+				since = " since it started again"
 			}
 			fmt.Fprintf(out, "\nIn %s%s: %s.\nEverything is in %s; the next demo goes on from there.\n",
 				time.Since(started).Round(100*time.Millisecond), since, summary(metrics), dir)
@@ -75,7 +79,8 @@ func runDemoPipeline(ctx context.Context, dir string, vehicles, kills int, log *
 	})
 }
 
-// withKill adds to the page what kills this very process, as kill -9 does. Only the page itself may ask for it.
+// withKill adds to the page what kills this very process, as kill -9 does. Only the page itself may ask for it, under an
+// address that names nothing else: the page of a name that somebody has rebound to this machine is of this origin, too.
 func withKill(page http.Handler, kills int) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", page)
@@ -85,6 +90,11 @@ func withKill(page http.Handler, kills int) http.Handler {
 		fmt.Fprintf(w, `{"kills":%d}`, kills)
 	})
 	mux.HandleFunc("POST /demo/kill", func(w http.ResponseWriter, r *http.Request) {
+		if !addressed(r.Host) {
+			http.Error(w, fmt.Sprintf("%.200q may be anybody's name; open the page under an IP address or localhost to kill this", r.Host),
+				http.StatusMisdirectedRequest)
+			return
+		}
 		if origin := r.Header.Get("Origin"); origin != "http://"+r.Host {
 			http.Error(w, fmt.Sprintf("pages of the origin %.200q may not kill this", origin), http.StatusForbidden)
 			return
@@ -96,6 +106,16 @@ func withKill(page http.Handler, kills int) http.Handler {
 		}
 	})
 	return mux
+}
+
+// addressed says whether a Host header is an IP address or localhost, which can't be rebound.
+func addressed(host string) bool {
+	name := strings.Trim(host, "[]")
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	_, err := netip.ParseAddr(name)
+	return err == nil || strings.EqualFold(name, "localhost")
 }
 
 // summary says what the pipeline has counted.

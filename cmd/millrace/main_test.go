@@ -17,6 +17,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(leakless{m}, map[string]func(){
 		"millrace": func() { os.Exit(program()) },
 		"hang":     hang,
+		"survive":  survive,
 	})
 }
 

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
+	"syscall"
 	"time"
 )
 
@@ -17,11 +19,14 @@ import (
 // A pipe into its stdin is the only tie between the two, which every system has: the line "drain" says that the
 // process is to end in order, and the end of the pipe that its parent has died, whatever killed it.
 type supervisor struct {
-	arguments func(deaths int) []string
-	died      func(deaths int) // called before it is started again
+	arguments func(l lives) []string
+	died      func(how string) // called before it is started again
 	out, err  io.Writer        // its stdout and stderr
 	log       *slog.Logger
 }
+
+// lives are those that have ended.
+type lives struct{ all, killed int }
 
 // drainLine is what a process is told that is to end in order.
 const drainLine = "drain"
@@ -43,9 +48,9 @@ func (s *supervisor) run(ctx context.Context) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	wait := time.Duration(0)
-	for deaths := 0; ; deaths++ {
+	for ended := (lives{}); ; {
 		started := time.Now()
-		err := s.live(ctx, program, s.arguments(deaths))
+		err := s.live(ctx, program, s.arguments(ended))
 		exit, exited := errors.AsType[*exec.ExitError](err)
 		switch {
 		case err == nil && ctx.Err() != nil:
@@ -55,16 +60,25 @@ func (s *supervisor) run(ctx context.Context) error {
 				return errSaid
 			}
 			return err
-		case exited && deaths == 0 && exit.Exited() && exit.ExitCode() != 0 && time.Since(started) < shortLife:
+		case exited && ended.all == 0 && exit.Exited() && exit.ExitCode() != 0 && time.Since(started) < shortLife:
 			return errSaid // an address in use, a directory that cannot be written: what would not go away
 		}
 		if time.Since(started) > shortLife {
 			wait = 0
-		} else if deaths > 0 {
+		} else if ended.all > 0 {
 			wait = min(mostWait, max(2*wait, 50*time.Millisecond))
 		}
+		how := "ended by itself"
+		ended.all++
+		if exited {
+			how = "ended with " + exit.Error()
+		}
+		if exited && killed(exit) {
+			ended.killed++
+			how = fmt.Sprintf("was killed (%d so far)", ended.killed)
+		}
 		s.log.Info("the pipeline's process has ended", "how", err, "lived", time.Since(started).Round(time.Millisecond), "wait", wait)
-		s.died(deaths + 1)
+		s.died(how)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -73,6 +87,13 @@ func (s *supervisor) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// killed says whether a process was ended by kill -9. Windows does not tell: there whatever is killed ends with 1, as
+// what has failed does, and both count.
+func killed(exit *exec.ExitError) bool {
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL || runtime.GOOS == "windows" && exit.ExitCode() == 1
 }
 
 // live runs one process to its end. It returns nil if that was in order.

@@ -15,6 +15,7 @@ import { Flow, Subscription } from "./subscription.js";
 /** @typedef {import("./index.js").WebSocketLike} WebSocketLike */
 
 const subprotocol = "millrace.v1";
+const tokenTimeout = 60_000; // ms for getToken; somebody may have to log in
 const helloTimeout = 10_000; // ms until a connection is open and has said hello
 const stable = 5_000; // ms after which a connection counts as a success
 const spread = 2_000; // ms over which clients that are sent away together come back
@@ -119,15 +120,18 @@ export class Client {
     const attempt = ++this.#attempt;
     clearTimeout(this.#timer);
     this.#become("connecting");
-    let token;
     let Socket;
     try {
       Socket = this.#options.WebSocket ?? globalThis.WebSocket ?? (await import("./node-websocket.js")).NodeWebSocket;
-      token = this.#options.token ?? (this.#token ??= await this.#options.getToken?.());
     } catch (cause) {
-      if (attempt !== this.#attempt) return;
-      this.#report(new MillraceError("unauthorized", `no token: ${cause}`, { cause }));
-      this.#retry({});
+      this.#unready(attempt, new MillraceError("unavailable", `no WebSocket to connect with: ${cause}`, { cause }));
+      return;
+    }
+    let token;
+    try {
+      token = this.#options.token ?? (this.#token ??= await this.#ask());
+    } catch (cause) {
+      this.#unready(attempt, new MillraceError("unauthorized", `no token: ${cause}`, { cause }));
       return;
     }
     if (attempt !== this.#attempt) return;
@@ -155,6 +159,31 @@ export class Client {
     this.#timer = setTimeout(() => {
       if (mine()) this.#lost(1006, `no answer within ${helloTimeout / 1000} s`);
     }, helloTimeout);
+  }
+
+  // #unready is told what an attempt lacks before it can connect. It is tried again.
+  #unready(/** @type {number} */ attempt, /** @type {MillraceError} */ error) {
+    if (attempt !== this.#attempt) return;
+    this.#report(error);
+    if (attempt === this.#attempt) this.#retry({}); // else a listener has closed the client
+  }
+
+  // #ask asks for a token. An answer that comes too late is not waited for: it is asked for again.
+  async #ask() {
+    const token = this.#options.getToken?.();
+    if (typeof token !== "object") return token;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    /** @type {Promise<never>} */
+    const late = new Promise((_, give) => {
+      timer = setTimeout(() => give(new Error(`getToken has not settled within ${tokenTimeout / 1000} s`)), tokenTimeout);
+    });
+    this.#timer = timer; // which ends with the client
+    try {
+      return await Promise.race([token, late]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   // #greet says on a new connection what this client wants. Answers are not waited for.
@@ -241,6 +270,7 @@ export class Client {
    * @param {number} [status] of a refused handshake, where it is known
    */
   #lost(code, reason, status) {
+    if (this.#state === "closed") return; // by a listener that was told what is wrong
     this.#drop(4002);
     if (performance.now() - this.#begun > stable) this.#backoff.reset();
     const why = `${reason || "the connection was lost"} (${status ?? code})`;

@@ -4,7 +4,10 @@ export function connect(url: string | URL, options?: ClientOptions): Client;
 export interface ClientOptions {
   /** The token, brought in the first message. When it is no good any more the client ends. */
   token?: string;
-  /** Gives a token. Asked once at first, and again whenever the gateway takes the last one no more. */
+  /**
+   * Gives a token. Asked once at first, and again whenever the gateway takes the last one no more, and after a while
+   * if it fails or has not settled within a minute.
+   */
   getToken?: () => string | Promise<string>;
   /** Bounds of the time between two tries, in milliseconds. Default 500 and 30000. */
   backoff?: { least?: number; most?: number };
@@ -131,7 +134,10 @@ export interface Reset {
 }
 
 export interface Subscription extends AsyncIterable<Message> {
-  /** Where to go on: `since` of a later subscription to the same. "" before anything has come. */
+  /**
+   * Where to go on: `since` of a later subscription to the same. "" before anything has come. In a loop: after the
+   * message that it has taken last.
+   */
   readonly id: string;
   /** Nothing is left to catch up with. */
   readonly live: boolean;
@@ -141,14 +147,17 @@ export interface Subscription extends AsyncIterable<Message> {
    * An area that the gateway refuses ends the subscription.
    */
   update(change: { area: Area }): void;
-  /** Ends the subscription; nothing of it follows. So does leaving a loop over it. */
+  /**
+   * Ends the subscription; no handler of it is called any more, and a loop over it ends with what waits. Leaving the
+   * loop ends it, too.
+   */
   unsubscribe(): void;
 }
 
 /**
  * What is wrong. From the gateway: invalid, not_found, denied, conflict, too_large, unavailable. The client's own:
  * unauthorized (no token, or one that is no good), protocol (one side does not understand the other), closed (an
- * operator has ended the connection, or the client has been closed).
+ * operator has ended the connection, or the client has been closed); unavailable also if no WebSocket could be loaded.
  */
 export type ErrorCode =
   | "invalid" | "not_found" | "denied" | "conflict" | "too_large" | "unavailable"

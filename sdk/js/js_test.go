@@ -60,7 +60,9 @@ func TestNode(t *testing.T) {
 			r := newRig(t)
 			control := httptest.NewServer(r)
 			defer control.Close()
-			command := exec.CommandContext(t.Context(), node, append(args, files...)...)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // a promise that never settles is told
+			defer cancel()
+			command := exec.CommandContext(ctx, node, append(args, files...)...)
 			command.Env = append(os.Environ(), "MILLRACE_GATEWAY="+r.address, "MILLRACE_CONTROL="+control.URL,
 				"MILLRACE_SECRET="+secret, "MILLRACE_WEBSOCKET="+socket)
 			output, err := command.CombinedOutput()

@@ -31,7 +31,7 @@ export class Subscription {
   }
 
   get id() {
-    return this.#flow.id;
+    return this.#flow.reached;
   }
 
   get live() {
@@ -59,7 +59,7 @@ export class Subscription {
 
 /** Flow is what a subscription is inside, and what its client tells. */
 export class Flow {
-  id = "";
+  id = ""; // of what came last
   live = false;
   ended = false;
 
@@ -79,7 +79,9 @@ export class Flow {
 
   /** @type {Message[] | null} */
   #queue = null; // for the iterator; null: there are handlers
-  #bound;
+  #taken = 0; // of the queue's messages by the iterator
+  #reached = ""; // the id of what it took last
+  #bound; // of those that wait
   #paused = false;
   /** @type {(() => void) | null} */
   #wake = null;
@@ -101,6 +103,11 @@ export class Flow {
     this.#handlers = handlers;
     this.#bound = buffer;
     if (!handlers) this.#queue = [];
+  }
+
+  // reached is the id of what came last to whoever uses it: what waits for a loop does not count.
+  get reached() {
+    return this.#queue && this.#taken < this.#queue.length ? this.#reached : this.id;
   }
 
   // begin asks for it on a connection that is new.
@@ -193,12 +200,17 @@ export class Flow {
     if (this.#iterated) throw new MillraceError("invalid", "a subscription is iterated once");
     this.#iterated = true;
     try {
-      for (let next = 0; ; ) {
-        if (next < queue.length) {
-          yield queue[next++];
+      for (;;) {
+        if (this.#taken < queue.length) {
+          const message = queue[this.#taken++];
+          if ("id" in message && message.id) this.#reached = message.id;
+          if (2 * this.#taken >= queue.length) { // what this moves is no more than has been taken
+            queue.splice(0, this.#taken);
+            this.#taken = 0;
+          }
+          yield message;
           continue;
         }
-        queue.length = next = 0;
         if (this.#failure) throw this.#failure;
         if (this.ended) return;
         if (this.#paused) {
@@ -222,7 +234,7 @@ export class Flow {
     this.#queue.push(message);
     this.#wake?.();
     // The newest event of each key cannot be taken in parts: of them as many wait as there are.
-    if (this.#queue.length >= this.#bound && this.#complete && this.id) {
+    if (this.#queue.length - this.#taken >= this.#bound && this.#complete && this.id) {
       this.#paused = true;
       this.#leave();
     }

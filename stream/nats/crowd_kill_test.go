@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/millracetest"
 	"github.com/millrace/millrace/stream/nats"
 )
 
@@ -100,31 +101,6 @@ func TestKillCrowd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, end, err := s.Bounds(t.Context(), "0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	flushes := make([]uint64, crowdSize)
-	for b, err := range s.Read(t.Context(), "0", millrace.Position{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		i, err := strconv.Atoi(b.Header.Producer[1:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if b.Header.Flush != flushes[i]+1 {
-			t.Errorf("p%d: flush %d comes after %d", i, b.Header.Flush, flushes[i])
-		}
-		flushes[i] = b.Header.Flush
-		if b.At == end {
-			break
-		}
-	}
-	for i, flush := range flushes {
-		if flush < acknowledged[i] {
-			t.Errorf("p%d: the newest flush is %d; %d was acknowledged", i, flush, acknowledged[i])
-		}
-	}
+	millracetest.CheckCrowd(t, s, acknowledged)
 	t.Logf("%d kills, %d blocks acknowledged", kills, total)
 }

@@ -187,9 +187,18 @@ test("tokens", async (t) => {
   renewed.on("state", (_, { code }) => code && codes.push(code));
   const r = renewed.subscribe({ keys: ["j"] }, ({ data }) => numbers.push(data));
   await until("live", () => r.live);
-  for (let n = 0; asked < 2 || !r.live; n++) {
-    await put({ key: "j", data: n });
-    await pause(20);
+  let driving = true;
+  const driven = (async () => {
+    for (let n = 0; driving; n++) {
+      await put({ key: "j", data: n });
+      await pause(20);
+    }
+  })();
+  try {
+    await until("it is live with the second token", () => asked === 2 && r.live);
+  } finally {
+    driving = false;
+    await driven;
   }
   await put({ key: "j", data: -1 });
   await until("all", () => numbers.at(-1) === -1);

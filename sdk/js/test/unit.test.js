@@ -2,8 +2,12 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import fs from "node:fs/promises";
 import net from "node:net";
+import os from "node:os";
+import path from "node:path";
 import { mock, test } from "node:test";
+import { pathToFileURL } from "node:url";
 import { Backoff } from "../backoff.js";
 import { Heartbeat } from "../heartbeat.js";
 import { connect } from "../index.js";
@@ -135,6 +139,77 @@ test("a token is asked for again when it is taken no more, and when it could not
   assert.deepEqual(socket().sent[0], { auth: "token 3" });
 });
 
+test("a token that never comes is asked for again, and waiting for one ends with the client", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const answers = [];
+  const { client, states, errors, socket } = fake(t, { getToken: () => new Promise((answer) => answers.push(answer)) });
+  await ticks();
+  t.mock.timers.tick(59_999);
+  await ticks();
+  assert.deepEqual([client.state, errors], ["connecting", []]);
+  t.mock.timers.tick(1);
+  await ticks();
+  assert.deepEqual([client.state, errors, Fake.made.length], ["waiting", ["unauthorized"], 0]);
+  answers[0]("too late");
+  t.mock.timers.tick(states.at(-1).delay + 1);
+  await ticks();
+  assert.deepEqual([answers.length, Fake.made.length], [2, 0]);
+  answers[1]("in time");
+  await ticks();
+  t.mock.timers.tick(9_999); // nothing is left of the time for the token
+  socket().opens();
+  assert.deepEqual(socket().sent[0], { auth: "in time" });
+  t.mock.timers.tick(0);
+  assert.equal(client.state, "open");
+
+  const another = fake(t, { getToken: () => new Promise(() => {}) });
+  await ticks();
+  another.client.close();
+  t.mock.timers.tick(100_000);
+  await ticks();
+  assert.deepEqual([another.client.state, another.errors, Fake.made.length], ["closed", [], 0]);
+});
+
+test("without any WebSocket it says that, and tries again", async (t) => {
+  // As if this package had been bundled without the one that comes along.
+  const folder = await fs.mkdtemp(path.join(os.tmpdir(), "millrace-client-"));
+  t.after(() => fs.rm(folder, { recursive: true }));
+  const files = await fs.readdir(new URL("..", import.meta.url));
+  for (const name of files.filter((name) => /^(?!node-).*\.js$|^package\.json$/.test(name))) {
+    await fs.copyFile(new URL(`../${name}`, import.meta.url), path.join(folder, name));
+  }
+  const platform = globalThis.WebSocket;
+  t.after(() => (globalThis.WebSocket = platform));
+  globalThis.WebSocket = undefined;
+  const { connect } = await import(pathToFileURL(path.join(folder, "index.js")).href);
+  const errors = [];
+  const client = connect("ws://example.org/", { getToken: () => assert.fail("it is not the token"), backoff: { least: 1 } });
+  t.after(() => client.close());
+  client.on("error", (e) => errors.push(e));
+  await until("a second try", () => errors.length >= 2);
+  assert.equal(errors[1].code, "unavailable");
+  assert.match(errors[1].message, /WebSocket/);
+});
+
+test("a listener that closes the client has the last word", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const { client, socket } = fake(t);
+  client.on("error", () => client.close());
+  await ticks();
+  socket().opens();
+  socket().says("nonsense");
+  t.mock.timers.tick(100_000);
+  await ticks();
+  assert.deepEqual([client.state, Fake.made.length], ["closed", 1]);
+
+  const asking = fake(t, { getToken: () => { throw new Error("no"); } });
+  asking.client.on("error", () => asking.client.close());
+  await ticks();
+  t.mock.timers.tick(100_000);
+  await ticks();
+  assert.deepEqual([asking.client.state, asking.errors], ["closed", ["unauthorized"]]);
+});
+
 test("messages that make no sense", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   for (const nonsense of ["", "{", "[]", "null", "7", '"x"', "\u0000"]) {
@@ -219,6 +294,41 @@ test("an update that the gateway had not finished begins with latest after a cut
   await ticks();
   socket().opens();
   assert.deepEqual(socket().sent.at(-1), { subscribe: "3", area: next, since: "0_a.3" });
+});
+
+test("the buffer is for what waits, not for what a loop has taken", async (t) => {
+  const { client, socket } = fake(t);
+  const s = client.subscribe({ buffer: 4 });
+  await ticks();
+  socket().opens();
+  let n = 0;
+  const come = () => socket().says({ sub: String(asked().length), id: `0_a.${++n}`, key: "k", data: n });
+  const asked = () => socket().sent.filter((m) => m.subscribe);
+  const loop = s[Symbol.asyncIterator]();
+  const take = async () => { // what is there
+    let got;
+    loop.next().then(({ value }) => (got = value?.data));
+    await ticks();
+    return got;
+  };
+  for (let i = 0; i < 3; i++) come();
+  for (let i = 1; i < 100; i++) { // two or three always wait
+    assert.equal(await take(), i);
+    assert.equal(s.id, `0_a.${i}`, "what waits counts as taken");
+    come();
+  }
+  assert.equal(socket().sent.filter((m) => m.unsubscribe).length, 0);
+  come();
+  assert.deepEqual(socket().sent.at(-1), { unsubscribe: "1" }); // four wait
+  come(); // on its way when it was ended
+  n--;
+  for (let i = 100; i < 104; i++) assert.equal(await take(), i);
+  assert.equal(asked().length, 1);
+  const next = take();
+  await null;
+  assert.deepEqual(socket().sent.at(-1), { subscribe: "2", since: "0_a.103" });
+  come();
+  assert.equal(await next, 104);
 });
 
 test("a handler that throws disturbs nothing else", async (t) => {
