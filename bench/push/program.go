@@ -25,6 +25,7 @@ type program struct {
 	launcher        *launcher
 	dir             string
 	gateway, ingest string
+	tls             bool
 	timeline        *paced.Timeline
 
 	cancel context.CancelFunc
@@ -33,7 +34,7 @@ type program struct {
 	err    error
 }
 
-func (l *launcher) launchProgram() (*program, error) {
+func (l *launcher) launchProgram(tls bool) (*program, error) {
 	if l.millrace == "" {
 		var err error
 		if l.millrace, err = build(l.dir, "millrace", ".", "./cmd/millrace"); err != nil {
@@ -48,8 +49,22 @@ func (l *launcher) launchProgram() (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &program{launcher: l, dir: dir, timeline: timeline, gateway: "127.0.0.1:0", ingest: "127.0.0.1:0"}
+	p := &program{launcher: l, dir: dir, timeline: timeline, gateway: "127.0.0.1:0", ingest: "127.0.0.1:0", tls: tls}
+	if tls {
+		if err := p.certify(); err != nil {
+			return nil, err
+		}
+	}
 	return p, p.start()
+}
+
+// certify puts a certificate where the configuration says.
+func (p *program) certify() error {
+	cert, key, err := paced.Certificate()
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(filepath.Join(p.dir, "cert.pem"), cert, 0o600), os.WriteFile(filepath.Join(p.dir, "key.pem"), key, 0o600))
 }
 
 // start starts the program, where it was before if it has been started before.
@@ -64,6 +79,9 @@ gateway:
   endpoints:
     /events: {from: events, key: "query:key"}
 `, p.ingest, p.gateway)
+	if p.tls {
+		config += "  tls: {cert: cert.pem, key: key.pem}\n"
+	}
 	file := filepath.Join(p.dir, "millrace.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err

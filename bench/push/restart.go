@@ -62,7 +62,7 @@ func (e *lateError) Error() string {
 // all had what had been posted by then; where they were given up, until then.
 func (r *runner) restartOnce(t trial) (times [3]float64, report Report, err error) {
 	r.timeline = ""
-	s, err := r.launchProgram()
+	s, err := r.launchProgram(false)
 	if err != nil {
 		return times, report, err
 	}

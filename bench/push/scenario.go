@@ -136,16 +136,17 @@ func (r *runner) idle() error {
 		tls bool
 	}
 	var columns []column
-	for _, c := range r.chosen(gatewayPlain, gatewayV1, loop, centrifugeJS) {
+	for _, c := range r.chosen(gatewayPlain, gatewayV1, programPlain, loop, centrifugeJS) {
 		columns = append(columns, column{c, false})
 	}
-	for _, c := range r.chosen(gatewayPlain, centrifugeJS) {
+	for _, c := range r.chosen(gatewayPlain, programPlain, centrifugeJS) {
 		columns = append(columns, column{c, true})
 	}
 	n := r.scaled(10_000)
 	result := table{title: fmt.Sprintf("%s idle connections: KiB of resident memory each", count(float64(n)))}
 	result.add("server", "TLS", "as it settles, median", "with free memory given back, median", "rounds")
 	result.note("as it settles: when the resident memory has not changed by 1 %% for %s, after %s at most", 3*r.length/10, 3*r.length)
+	result.note("the program is not asked to give memory back: both of its figures are as it settles")
 	settled, least, rounds := make([][]float64, len(columns)), make([][]float64, len(columns)), make([][]string, len(columns))
 	for round := range r.rounds {
 		for i := range turns(round, len(columns)) {

@@ -67,7 +67,7 @@ var oneCore = []string{"GOMAXPROCS=1"}
 // launch starts the server of a contender.
 func (l *launcher) launch(c contender, tls bool) (server, error) {
 	if c.server == "program" {
-		return l.launchProgram()
+		return l.launchProgram(tls)
 	}
 	var args []string
 	if l.timeline != "" {
