@@ -192,7 +192,12 @@ export class Client {
       this.#stop(1002, new MillraceError("protocol", `${this.#url} does not speak ${subprotocol}`));
       return;
     }
-    if (token !== undefined) this.#send({ auth: token });
+    try {
+      if (token !== undefined) this.#send({ auth: token });
+    } catch (e) { // it is too large, and stays so
+      this.#stop(1009, /** @type {MillraceError} */ (e));
+      return;
+    }
     // An endpoint with a stream has begun to send what its URL asks for.
     this.#greeted = this.#ending = true;
     this.#send({ unsubscribe: "" });

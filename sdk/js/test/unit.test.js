@@ -170,6 +170,14 @@ test("a token that never comes is asked for again, and waiting for one ends with
   assert.deepEqual([another.client.state, another.errors, Fake.made.length], ["closed", [], 0]);
 });
 
+test("a token that is more than the gateway takes ends the client", async (t) => {
+  const { client, errors, socket } = fake(t, { token: "x".repeat(40_000) });
+  await ticks();
+  socket().readyState = 1;
+  socket().onopen({});
+  assert.deepEqual([client.state, errors, socket().sent], ["closed", ["too_large"], []]);
+});
+
 test("without any WebSocket it says that, and tries again", async (t) => {
   // As if this package had been bundled without the one that comes along.
   const folder = await fs.mkdtemp(path.join(os.tmpdir(), "millrace-client-"));
