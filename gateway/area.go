@@ -175,7 +175,8 @@ func (as *areas) at(p point, do func(s *subscription)) {
 }
 
 // move notes an event for those who watch the place where its object is now, and that it has left for those
-// who watch the place where it was. previous is its row before the event, nil if there was none.
+// who watch the place where it was; sight.go says what they are told. previous is its row before the event, nil
+// if there was none.
 func (f *feed) move(p *part, as *areas, previous *table.Row, r *block.Reader, at, i int) {
 	key := r.Key(i)
 	before, was := point{}, false
@@ -183,29 +184,33 @@ func (f *feed) move(p *part, as *areas, previous *table.Row, r *block.Reader, at
 		before, was = as.locate(previous.Event.Data)
 	}
 	now, is := as.locate(r.Data(i))
-	if r.Deleted(i) { // whoever saw it hears of its end
+	deleted := r.Deleted(i)
+	if deleted { // it ends where it was
 		now, is = before, was
 	}
-	wants := func(s *subscription) bool {
-		return s.wantsKey(key) && p.batch.passes(s.filtered, at, r, i) &&
-			(s.ahead == nil || s.passed(p.index, p.batch.position(at)))
+	concerned := func(s *subscription) bool {
+		return s.wantsKey(key) && (s.ahead == nil || s.passed(p.index, p.batch.position(at)))
+	}
+	leave := func(s *subscription) {
+		p.batch.writeLeft(s.rendering, at, r, i)
+		f.note(s, ^int32(at))
 	}
 	if is {
 		as.at(now, func(s *subscription) {
-			if wants(s) {
+			switch {
+			case !concerned(s):
+			case p.batch.passes(s.filtered, at, r, i):
 				p.batch.write(s.rendering, at, r, i)
 				f.note(s, int32(at))
+			case deleted:
+				leave(s)
 			}
 		})
 	}
 	if was && (!is || now != before) {
 		as.at(before, func(s *subscription) {
-			if is && s.area.contains(now) {
-				return
-			}
-			if s.wantsKey(key) && (s.ahead == nil || s.passed(p.index, p.batch.position(at))) {
-				p.batch.writeLeft(s.rendering, at, r, i)
-				f.note(s, ^int32(at))
+			if (!is || !s.area.contains(now)) && concerned(s) {
+				leave(s)
 			}
 		})
 	}
@@ -231,7 +236,7 @@ func (f *feed) replaceArea(s *subscription, a *area) (*replay, error) {
 func (f *feed) changeArea(s *subscription) *replay {
 	f.remove(s)
 	r := newReplay(s)
-	r.fresh, r.before = true, s.area
+	r.unknown, r.before = outside, s.area
 	s.area, s.next = s.next, nil
 	r.rows = f.table.AppendRows(nil)
 	for i, p := range f.parts {

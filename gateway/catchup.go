@@ -44,35 +44,24 @@ func (r *replay) addRow(row *table.Row) bool {
 	if !r.s.wantsKey([]byte(row.Event.Key)) {
 		return false
 	}
-	wanted, had := r.match == nil || r.match.MatchEvent(&row.Event), false
+	what, matches := nothing, r.match == nil || r.match.MatchEvent(&row.Event)
 	if r.s.area != nil {
-		p, ok := r.s.endpoint.areas.locateSafely(row.Event.Data)
-		had = ok && r.before != nil && r.before.contains(p)
-		wanted = wanted && ok && r.s.area.contains(p)
-		if wanted || had {
-			r.show(row.Event.Key, wanted)
-		}
+		p, located := r.s.endpoint.areas.locateSafely(row.Event.Data)
+		had := located && r.before != nil && r.before.contains(p) // and so it may have been shown
+		what = r.behold([]byte(row.Event.Key), had, located && r.s.area.contains(p), matches)
+	} else if matches {
+		what = whole
 	}
-	switch {
-	case wanted == had:
+	switch what {
+	case nothing:
 		return false
-	case wanted:
+	case whole:
 		r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOfRow(row), 0, nil)
-	default:
+	case left:
 		r.buf = r.s.appendLeft(r.buf, itemOfRow(row), 0, nil)
 	}
 	r.events++
 	return true
-}
-
-// show remembers whether the client has an object inside its area.
-func (r *replay) show(key string, inside bool) {
-	if len(r.shown) < maxShown {
-		if r.shown == nil {
-			r.shown = map[string]bool{}
-		}
-		r.shown[key] = inside
-	}
 }
 
 // pass sends the events of a window that lie beyond r.at and not beyond place. full says that the
@@ -192,40 +181,6 @@ func (r *replay) skip(ctx context.Context, i int, w *window, b int, last millrac
 		"partition", r.feed.parts[i].Name, "block", last.Block, "error", why)
 	r.gap(i, &millrace.Gap{After: at, First: last, Reason: unreadable})
 	return false, nil
-}
-
-// put is what a client is told of an event.
-type put uint8
-
-const (
-	nothing put = iota
-	whole
-	left // only that its object has left the area
-)
-
-// judge returns what the client is told of the k-th event of a block.
-func (r *replay) judge(b *block.Reader, k int) put {
-	matches := r.match == nil || r.match.Match(b, k)
-	if r.s.area == nil {
-		if matches {
-			return whole
-		}
-		return nothing
-	}
-	p, inside := r.s.endpoint.areas.locateSafely(b.Data(k))
-	inside = inside && matches && r.s.area.contains(p)
-	key := string(b.Key(k))
-	had, known := r.shown[key]
-	had = had || !known && !r.fresh // a client that comes back may have it from before
-	r.show(key, inside && !b.Deleted(k))
-	switch {
-	case inside, had && b.Deleted(k):
-		return whole
-	case had:
-		return left
-	default:
-		return nothing
-	}
 }
 
 // add writes an event.

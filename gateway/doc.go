@@ -19,7 +19,7 @@
 //	outlet.go      drop.go                      its way out, and what is dropped on it
 //	subscription.go feed.go       fanout.go     one stream, who wants what of it, and handing it out
 //	rendering.go   encode.go      sse.go        events, written once for all
-//	area.go        latest.go                    what is where, the newest of each key
+//	area.go        sight.go       latest.go     what is where, and in whose view; the newest of each key
 //	resume.go      replay.go      catchup.go    the way from a position to the live edge
 //	history.go     stretch.go                   what those on that way share
 //	ping.go                                     quiet, silent and stalled connections

@@ -36,24 +36,20 @@ type replay struct {
 	notBefore time.Time           // blocks stored earlier are left out
 	rows      []*table.Row        // to be sent first
 	match     *expr.Evaluator     // of the filter; nil without one
-	shown     map[string]bool     // by key: whether the client has it inside its area, as far as is known
-	fresh     bool                // what is not in shown, the client does not have
+	seen      map[string]sight    // by key: of objects that do not stand as unknown says
+	unknown   sight               // how all others stand; shown: a client that comes back may have them
 	before    *area               // what the client saw until now; nil: nothing
 	done      chan struct{}       // closed when run has ended
 	*scratch                      // nil while it waits
 	events    int                 // in buf
 }
 
-// maxShown bounds what a replay remembers of objects inside areas. Beyond it a client may be told that objects
-// have left that it does not know.
-const maxShown = 100_000
-
 // newReplay returns a replay from the start of every partition.
 func newReplay(s *subscription) *replay {
 	parts := len(s.feed.parts)
 	r := &replay{
 		c: s.c, s: s, feed: s.feed, slots: s.c.gateway.slots, done: make(chan struct{}),
-		at: make([]millrace.Position, parts), confirmed: make([]bool, parts),
+		at: make([]millrace.Position, parts), confirmed: make([]bool, parts), unknown: shown,
 	}
 	if s.filter != nil {
 		r.match = s.filter.Evaluator()

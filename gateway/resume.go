@@ -23,7 +23,7 @@ func (g *Gateway) resume(ctx context.Context, s *subscription) (r *replay, furth
 	r.notBefore = from.stored
 	s.since = since{} // it holds much memory, and is not needed any more
 	if from.latest {
-		r.fresh = true
+		r.unknown = outside
 		r.rows, r.at = f.snapshot(s)
 		for i := range r.confirmed {
 			r.confirmed[i] = true

@@ -457,6 +457,38 @@ func TestArea(t *testing.T) {
 	}
 }
 
+// An event that the filter leaves out does not say that its object has left: live, replayed, and after latest.
+func TestAreaWithFilter(t *testing.T) {
+	_, w, server := cars(t, 1, nil)
+	put := func(key string, lat, speed int) { w.put(key, fmt.Sprintf(`{"lat":%d,"lon":1,"speed":%d}`, lat, speed)) }
+	const path = "/map?box=0,0,2,2&filter=speed%20%3E%205"
+	everything := server.dial(t, "/map", v1)
+	live := server.dial(t, path, v1)
+	everything.live()
+	live.live()
+	put("slow", 1, 1)
+	put("fast", 1, 9)
+	put("fast", 2, 1) // slower, and inside
+	put("ended", 1, 9)
+	for range 4 {
+		everything.any()
+	}
+	latest := server.dial(t, path+"&since=latest", v1)
+	latest.expect(`ended {"lat":1,"lon":1,"speed":9}`, "live") // the newest of fast is not
+	put("fast", 1, 8)
+	put("slow", 3, 1)
+	put("fast", 3, 1)
+	w.append(millrace.Event{Key: "ended", Deleted: true, Data: []byte("null")})
+	put("last", 1, 7)
+	after := []string{`fast {"lat":1,"lon":1,"speed":8}`, "fast left", "ended left", `last {"lat":1,"lon":1,"speed":7}`}
+	shownFirst := []string{`fast {"lat":1,"lon":1,"speed":9}`, `ended {"lat":1,"lon":1,"speed":9}`}
+	told := slices.Concat(shownFirst, after[:1], []string{"slow left"}, after[1:])
+	live.expect(told...)
+	latest.expect(told[2:]...)
+	// A replay cannot know what the client has from before: it, too, says that slow has left.
+	server.dial(t, path+"&since=0", v1).expect(append(told, "live")...)
+}
+
 // The message that says live after an update has been answered is that of the new area, also if the client was
 // still being brought up to date when it asked.
 func TestUpdateBeforeLive(t *testing.T) {
