@@ -238,9 +238,6 @@ func (f *feed) changeArea(s *subscription) *replay {
 	r := newReplay(s)
 	r.unknown, r.before = outside, s.area
 	s.area, s.next = s.next, nil
-	r.rows = f.table.AppendRows(nil)
-	for i, p := range f.parts {
-		r.at[i], r.confirmed[i] = p.at, true
-	}
+	r.begins(f.rowsFor(s), f.places())
 	return r
 }

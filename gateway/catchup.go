@@ -2,67 +2,12 @@ package gateway
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"slices"
 	"sync"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
-	"github.com/millrace/millrace/table"
 )
-
-// latest sends the rows of the table with which the subscription begins.
-func (r *replay) latest(ctx context.Context) error {
-	rows := r.rows
-	if r.rows = nil; len(rows) == 0 {
-		return nil
-	}
-	r.begin()
-	defer r.rest()
-	slices.SortFunc(rows, func(a, b *table.Row) int {
-		return cmp.Or(cmp.Compare(a.Partition, b.Partition), a.At.Compare(b.At))
-	})
-	for _, row := range rows {
-		if !r.addRow(row) || len(r.buf) < r.c.out.limit/2 {
-			continue
-		}
-		if full, err := r.hand(ctx); err != nil {
-			return err
-		} else if full {
-			if err := r.await(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	_, err := r.hand(ctx)
-	return err
-}
-
-// addRow writes a row, if it is for the client.
-func (r *replay) addRow(row *table.Row) bool {
-	if !r.s.wantsKey([]byte(row.Event.Key)) {
-		return false
-	}
-	what, matches := nothing, r.match == nil || r.match.MatchEvent(&row.Event)
-	if r.s.area != nil {
-		p, located := r.s.endpoint.areas.locateSafely(row.Event.Data)
-		had := located && r.before != nil && r.before.contains(p) // and so it may have been shown
-		what = r.behold([]byte(row.Event.Key), had, located && r.s.area.contains(p), matches)
-	} else if matches {
-		what = whole
-	}
-	switch what {
-	case nothing:
-		return false
-	case whole:
-		r.buf, r.text = r.s.appendEvent(r.buf, r.text, itemOfRow(row), 0, nil)
-	case left:
-		r.buf = r.s.appendLeft(r.buf, itemOfRow(row), 0, nil)
-	}
-	r.events++
-	return true
-}
 
 // pass sends the events of a window that lie beyond r.at and not beyond place. full says that the
 // client's socket does not take more for now; r.at is where to go on.

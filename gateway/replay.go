@@ -19,7 +19,8 @@ import (
 // of the history, so that slow clients do not keep others from theirs.
 //
 // One that begins with the newest event of each key takes those rows of the feed's table, and the places of
-// that moment, together; it sends the rows, without ids, and goes on from the places as from any others.
+// that moment, together, when it has a slot; it sends the rows, without ids, and goes on from the places as
+// from any others. One whose area is replaced has taken them when it left the passes.
 //
 // The seam: under the feed's lock the subscription joins the passes while it holds live frames back
 // (park). The places of that moment are where the replay has to end: all before them it reads itself, all
@@ -34,7 +35,9 @@ type replay struct {
 	at        []millrace.Position // by index in feed.parts
 	confirmed []bool              // at is known to be a position of this stream
 	notBefore time.Time           // blocks stored earlier are left out
-	rows      []*table.Row        // to be sent first
+	newest    bool                // it begins with the rows of the table, which it has yet to take
+	rows      []*table.Row        // of which it has yet to choose
+	chosen    []*table.Row        // to be sent first
 	match     *expr.Evaluator     // of the filter; nil without one
 	seen      map[string]sight    // by key: of objects that do not stand as unknown says
 	unknown   sight               // how all others stand; shown: a client that comes back may have them
@@ -108,16 +111,7 @@ func (r *replay) bring(ctx context.Context) (next *replay) {
 func (r *replay) edges() []millrace.Position {
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
-	return r.places()
-}
-
-// places is edges; feed.mu is held.
-func (r *replay) places() []millrace.Position {
-	places := make([]millrace.Position, len(r.feed.parts))
-	for i, p := range r.feed.parts {
-		places[i] = p.at
-	}
-	return places
+	return r.feed.places()
 }
 
 // park lets the subscription join while its outlet holds live frames back, and returns the places from
@@ -126,7 +120,7 @@ func (r *replay) places() []millrace.Position {
 func (r *replay) park() []millrace.Position {
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
-	places := r.places()
+	places := r.feed.places()
 	ahead := make([]millrace.Position, len(places))
 	found := false
 	for _, i := range r.s.parts {
@@ -186,6 +180,18 @@ func (r *replay) await(ctx context.Context) error {
 	}
 }
 
+// takeSlot waits for one of the slots, which freeSlot gives back.
+func (r *replay) takeSlot(ctx context.Context) error {
+	select {
+	case r.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return errGone
+	}
+}
+
+func (r *replay) freeSlot() { <-r.slots }
+
 func (r *replay) reached(i int, place millrace.Position) bool {
 	return r.at[i].Compare(place) >= 0
 }
@@ -234,12 +240,10 @@ func beginsAfter(p, end millrace.Position) bool {
 // must be read: then all the others have their turn first, so that those who have come to the same place
 // wait for the same reading, and it still is there when the last of them needs it.
 func (r *replay) turn(ctx context.Context, i int, place millrace.Position) error {
-	select {
-	case r.slots <- struct{}{}:
-	case <-ctx.Done():
-		return errGone
+	if err := r.takeSlot(ctx); err != nil {
+		return err
 	}
-	defer func() { <-r.slots }()
+	defer r.freeSlot()
 	r.begin()
 	defer r.rest()
 	until := time.Now().Add(turnTime)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
-	"github.com/millrace/millrace/table"
 )
 
 // resumeTimeout bounds looking up where a client wants to begin.
@@ -23,11 +22,7 @@ func (g *Gateway) resume(ctx context.Context, s *subscription) (r *replay, furth
 	r.notBefore = from.stored
 	s.since = since{} // it holds much memory, and is not needed any more
 	if from.latest {
-		r.unknown = outside
-		r.rows, r.at = f.snapshot(s)
-		for i := range r.confirmed {
-			r.confirmed[i] = true
-		}
+		r.newest, r.unknown = true, outside
 		return r, "", nil
 	}
 	for _, i := range s.parts {
@@ -54,24 +49,6 @@ func (g *Gateway) resume(ctx context.Context, s *subscription) (r *replay, furth
 	return r, further, nil
 }
 
-// snapshot returns the rows of the table from which a subscription chooses, and the places of that moment.
-func (f *feed) snapshot(s *subscription) (rows []*table.Row, at []millrace.Position) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, p := range f.parts {
-		at = append(at, p.at)
-	}
-	if len(s.keys) == 0 {
-		return f.table.AppendRows(nil), at
-	}
-	for _, key := range s.keys {
-		if row := f.table.Get(key); row != nil {
-			rows = append(rows, row)
-		}
-	}
-	return rows, at
-}
-
 // seek returns the position after which the blocks stored at t or later come. If none is kept that is
 // older than t, that is the very start of the partition: what came after t may have been trimmed,
 // and reading from the start says so.
@@ -94,12 +71,10 @@ func (r *replay) firstGap(ctx context.Context, i int) (*millrace.Gap, error) {
 		return nil, nil //nolint:nilnil // no gap is no mistake
 	}
 	if at.Compare(place) < 0 {
-		select {
-		case r.slots <- struct{}{}:
-			defer func() { <-r.slots }()
-		case <-ctx.Done():
+		if err := r.takeSlot(ctx); err != nil {
 			return nil, millrace.Errorf(millrace.Unavailable, "look for a gap", "%w", context.Cause(ctx))
 		}
+		defer r.freeSlot()
 		got, err := p.shelf.fetch(ctx, at, place)
 		if err == nil {
 			err = got.err

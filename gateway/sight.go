@@ -1,6 +1,9 @@
 package gateway
 
-import "github.com/millrace/millrace/block"
+import (
+	"github.com/millrace/millrace/block"
+	"github.com/millrace/millrace/table"
+)
 
 // What a client that watches an area is told. Where an object is decides what the client sees, and the filter
 // only which events are sent:
@@ -72,9 +75,22 @@ func (r *replay) judge(b *block.Reader, k int) put {
 	}
 }
 
-// behold decides what a client is told of an object by its row, had says that the client may have been shown it
-// already.
-func (r *replay) behold(key []byte, had, inside, matches bool) put {
+// judgeRow returns what the client is told of an object by its row in the table.
+func (r *replay) judgeRow(row *table.Row) put {
+	if !r.s.wantsKey([]byte(row.Event.Key)) {
+		return nothing
+	}
+	matches := r.match == nil || r.match.MatchEvent(&row.Event)
+	if r.s.area == nil {
+		if matches {
+			return whole
+		}
+		return nothing
+	}
+	key := []byte(row.Event.Key)
+	p, located := r.s.endpoint.areas.locateSafely(row.Event.Data)
+	inside := located && r.s.area.contains(p)
+	had := located && r.before != nil && r.before.contains(p) // and so the client may have been shown it
 	switch {
 	case inside && had:
 		r.see(key, shown)

@@ -270,7 +270,9 @@ func TestAreaAndFilterReplayed(t *testing.T) {
 				return 1
 			})
 			for _, row := range rows {
-				r.addRow(row)
+				if r.judgeRow(row) != nothing {
+					r.addRow(row)
+				}
 			}
 			w.check(t)
 		}

@@ -398,6 +398,35 @@ func TestLatest(t *testing.T) {
 	}
 }
 
+// Clients that take nothing of the rows that they begin with keep nobody from theirs, and get them all when they do.
+func TestLatestOfSlowClients(t *testing.T) {
+	t.Parallel()
+	s := newStream(1)
+	w := newWriter(t, s)
+	server := serveOn(t, listenNarrowly(t), s, func(c *gateway.Config, _ *gateway.Options) {
+		c.Endpoints = map[string]gateway.Endpoint{"/map": {From: "crossings", Latest: true}}
+	})
+	const rows = 60
+	row := func(n int) string { return fmt.Sprintf(`car %d {"n":%d,"pad":"%s"}`, n, n, strings.Repeat("x", 20<<10)) }
+	all := server.dial(t, "/map", v1)
+	all.live()
+	for n := range rows {
+		key, data, _ := strings.Cut(row(n), "{")
+		w.put(strings.TrimSpace(key), "{"+data)
+		all.expect(row(n))
+	}
+	var slow []*client
+	for range 20 { // more than there are slots
+		slow = append(slow, server.dialNarrow(t, "/map?since=latest", v1))
+	}
+	for _, c := range append([]*client{server.dial(t, "/map?since=latest", v1)}, slow...) {
+		for n := range rows {
+			c.expect(row(n))
+		}
+		c.expect("live")
+	}
+}
+
 // Whoever watches an area hears of all that comes into it, moves in it, and leaves it.
 func TestArea(t *testing.T) {
 	_, w, server := cars(t, 1, nil)

@@ -109,6 +109,15 @@ func (f *feed) partsOf(keys []string) []int {
 	return found
 }
 
+// places returns how far the connections have come, by partition; mu is held.
+func (f *feed) places() []millrace.Position {
+	places := make([]millrace.Position, len(f.parts))
+	for i, p := range f.parts {
+		places[i] = p.at
+	}
+	return places
+}
+
 // appendID appends the id from which s would resume at the feed's places; mu is held.
 func (f *feed) appendID(dst []byte, s *subscription) []byte {
 	if len(s.parts) == 1 {
