@@ -316,6 +316,11 @@ func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
 	}
 	switch s.putEvents(frames, shared, c) {
 	case sent, queued:
+		if s.holding { // they count when they follow: if too much is held, the replay sends them, and counts them
+			s.heldEvents += events
+			s.heldBytes += len(frames)
+			return
+		}
 		t := &s.endpoint.traffic[s.form]
 		t.eventsNow += events
 		t.bytesNow += len(frames)

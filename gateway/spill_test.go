@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/gobwas/ws"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/block"
@@ -93,6 +95,7 @@ func spill(t *testing.T, keyed bool, extra int) {
 		s.keys = []string{"42"}
 	}
 	got := make(chan string, 1000)
+	size := 0 // of the frames of events
 	go func() {
 		defer close(got)
 		for {
@@ -103,6 +106,9 @@ func spill(t *testing.T, keyed bool, extra int) {
 			payload := make([]byte, h.Length)
 			if _, err := io.ReadFull(client, payload); err != nil {
 				return
+			}
+			if bytes.Contains(payload, []byte(`"key":`)) {
+				size += ws.HeaderSize(h) + len(payload)
 			}
 			got <- string(payload)
 		}
@@ -169,4 +175,9 @@ func spill(t *testing.T, keyed bool, extra int) {
 		}
 	}
 	g.flows.running.Wait()
+	// Each event counts once, whichever way it went.
+	counted := &conn.endpoint.traffic[v1]
+	if e, b := testutil.ToFloat64(counted.events), testutil.ToFloat64(counted.bytes); int(e) != n || int(b) != size {
+		t.Errorf("%.0f events of %.0f bytes were counted, want %d of %d", e, b, n, size)
+	}
 }

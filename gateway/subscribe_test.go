@@ -407,7 +407,9 @@ func TestLatestOfSlowClients(t *testing.T) {
 		c.Endpoints = map[string]gateway.Endpoint{"/map": {From: "crossings", Latest: true}}
 	})
 	const rows = 60
-	row := func(n int) string { return fmt.Sprintf(`car %d {"n":%d,"pad":"%s"}`, n, n, strings.Repeat("x", 20<<10)) }
+	row := func(n int) string {
+		return fmt.Sprintf(`car %d {"n":%d,"pad":"%s"}`, n, n, strings.Repeat("x", 20<<10))
+	}
 	all := server.dial(t, "/map", v1)
 	all.live()
 	for n := range rows {

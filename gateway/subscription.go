@@ -37,6 +37,8 @@ type subscription struct {
 	holding, spilled bool
 	held             []byte
 	kept             *line // instead of held, if events may be dropped
+	heldEvents       int   // in held or kept
+	heldBytes        int   // of these
 
 	first, last int32 // pending events of this pass: indexes in feed.pend, plus 1
 }
@@ -328,6 +330,11 @@ func (s *subscription) hold() { s.holding, s.spilled = true, false }
 // are gone. feed.mu is held.
 func (s *subscription) release() bool {
 	held, kept, complete := s.held, s.kept, !s.spilled
+	if complete && s.heldEvents > 0 {
+		t := &s.endpoint.traffic[s.form]
+		t.events.Add(float64(s.heldEvents))
+		t.bytes.Add(float64(s.heldBytes))
+	}
 	s.drop()
 	switch {
 	case !complete:
@@ -347,7 +354,7 @@ func (s *subscription) drop() {
 	if s.kept != nil {
 		s.c.out.flows.queued(-s.kept.bytes)
 	}
-	s.held, s.kept, s.holding, s.spilled = nil, nil, false, false
+	s.held, s.kept, s.holding, s.spilled, s.heldEvents, s.heldBytes = nil, nil, false, false, 0, 0
 }
 
 // filter is a filter that at least one subscription uses, and what it says of the events of this pass.
