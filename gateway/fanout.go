@@ -59,10 +59,8 @@ func (f *feed) decode(p *part, d *delivery) error {
 	switch {
 	case d.block.Header.Events == 0:
 		return nil
-	case f.table != nil:
-		return p.reader.Load(block.All)
-	case f.unkeyed.Load() > 0:
-		return p.reader.Load(block.Keys | block.IDs | block.Data)
+	case f.table != nil || f.unkeyed.Load() > 0:
+		return p.reader.Load(f.sections())
 	case f.interested.Load() > 0:
 		return p.reader.Load(block.Keys)
 	default:
@@ -121,12 +119,12 @@ func (f *feed) take(p *part, sb millrace.StoredBlock, i int) (int, error) {
 	return end, nil
 }
 
-// sections returns what is looked at in a block; mu is held.
+// sections returns what is looked at in a block.
 func (f *feed) sections() block.Sections {
-	if f.table != nil {
+	if f.table != nil || f.attributed.Load() > 0 {
 		return block.All
 	}
-	return block.Keys | block.IDs | block.Data | f.needs
+	return block.Keys | block.IDs | block.Data
 }
 
 // seek returns the index of the first event from i on that somebody wants, n if there is none; mu is

@@ -36,6 +36,7 @@ type feed struct {
 	every      []int        // the indexes of all parts
 	interested atomic.Int64 // subscriptions that have joined
 	unkeyed    atomic.Int64 // those of them that name no keys
+	attributed atomic.Int64 // filters that look at attributes, as nobody else does but the table
 
 	mu         sync.Mutex
 	passes     uint64            // counts whatever changes a place
@@ -48,7 +49,6 @@ type feed struct {
 	renderings map[dialect]*rendering // by dialect
 	broad      []*rendering           // those that hold every event
 	filters    map[string]*filter     // by expression
-	needs      block.Sections         // what the filters look at
 	dirty      []*subscription        // with pending events, in this pass
 	pend       []pending
 	joint      []byte // several frames for one connection

@@ -359,12 +359,13 @@ func (s *subscription) drop() {
 
 // filter is a filter that at least one subscription uses, and what it says of the events of this pass.
 type filter struct {
-	text     string
-	users    int
-	match    func(r *block.Reader, i int) bool
-	batch    *batch // of which partition, and which of its passes, the verdicts are
-	pass     uint64
-	verdicts []verdictOf // by event of the batch
+	text       string
+	users      int
+	match      func(r *block.Reader, i int) bool
+	attributed bool   // it looks at attributes
+	batch      *batch // of which partition, and which of its passes, the verdicts are
+	pass       uint64
+	verdicts   []verdictOf // by event of the batch
 }
 
 type verdictOf uint8
@@ -383,9 +384,11 @@ func (f *feed) useFilter(w *where) *filter {
 	text := w.String()
 	shared := f.filters[text]
 	if shared == nil {
-		shared = &filter{text: text, match: w.Evaluator().Match}
+		shared = &filter{text: text, match: w.Evaluator().Match, attributed: w.Needs()&block.Attributes != 0}
 		f.filters[text] = shared
-		f.needs |= w.Needs()
+		if shared.attributed {
+			f.attributed.Add(1)
+		}
 	}
 	shared.users++
 	return shared
@@ -397,6 +400,9 @@ func (f *feed) releaseFilter(shared *filter) {
 	}
 	if shared.users--; shared.users == 0 {
 		delete(f.filters, shared.text)
+		if shared.attributed {
+			f.attributed.Add(-1)
+		}
 	}
 }
 
