@@ -211,33 +211,12 @@ func (r *replay) gap(i int, gap *millrace.Gap) {
 
 // appendID appends the id of where the replay is.
 func (r *replay) appendID(dst []byte) []byte {
-	incarnation := ""
-	for n, i := range r.s.parts {
-		if n > 0 {
-			dst = append(dst, '~')
-		}
-		dst, incarnation = appendPlace(dst, incarnation, r.feed.parts[i].Name, r.at[i])
-	}
+	dst, _ = appendPlaces(dst, "", r.feed.parts, r.s.parts, r.place)
 	return dst
 }
 
 // setIDs prepares the ids of a block's events.
-func (r *replay) setIDs(i int, name string) {
-	t, incarnation := &r.ids, ""
-	t.before, t.after = t.before[:0], t.after[:0]
-	for n, j := range r.s.parts {
-		dst := &t.before
-		if j > i {
-			dst = &t.after
-		}
-		if n > 0 {
-			*dst = append(*dst, '~')
-		}
-		if j == i {
-			*dst, incarnation = appendBlock(*dst, incarnation, r.feed.parts[j].Name, name)
-			*dst = append(*dst, '.')
-		} else {
-			*dst, incarnation = appendPlace(*dst, incarnation, r.feed.parts[j].Name, r.at[j])
-		}
-	}
-}
+func (r *replay) setIDs(i int, name string) { r.ids.among(r.feed.parts, r.s.parts, i, name, r.place) }
+
+// place returns where the replay is in a partition.
+func (r *replay) place(i int) millrace.Position { return r.at[i] }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/base64"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -63,6 +64,20 @@ func (t *idText) append(dst []byte, event uint32) []byte {
 func (t *idText) single(partition, block string) {
 	t.before, _ = appendBlock(t.before[:0], "", partition, block)
 	t.before, t.after = append(t.before, '.'), t.after[:0]
+}
+
+// among sets t to the ids of a block of the i-th partition, among the places of several; at says where the others are.
+func (t *idText) among(parts []*part, several []int, i int, block string, at func(i int) millrace.Position) {
+	n := slices.Index(several, i)
+	dst, incarnation := appendPlaces(t.before[:0], "", parts, several[:n], at)
+	if n > 0 {
+		dst = append(dst, '~')
+	}
+	dst, incarnation = appendBlock(dst, incarnation, parts[i].Name, block)
+	t.before, t.after = append(dst, '.'), t.after[:0]
+	if rest := several[n+1:]; len(rest) > 0 {
+		t.after, _ = appendPlaces(append(t.after, '~'), incarnation, parts, rest, at)
+	}
 }
 
 // appendV1 appends {"sub","id","key","type","time","data"}, and "deleted":true where it applies. Without a

@@ -176,20 +176,8 @@ func (f *feed) choose(p *part, a *audience, first, i, end int) {
 // setIDs prepares the ids of the block's events; mu is held.
 func (f *feed) setIDs(p *part, name string) {
 	p.batch.ids[0].single(p.Name, name)
-	if len(f.parts) == 1 {
-		return
-	}
-	t, incarnation := &p.batch.ids[1], ""
-	t.before, t.after = t.before[:0], t.after[:0]
-	for _, q := range f.parts[:p.index] {
-		t.before, incarnation = appendPlace(t.before, incarnation, q.Name, q.at)
-		t.before = append(t.before, '~')
-	}
-	t.before, incarnation = appendBlock(t.before, incarnation, p.Name, name)
-	t.before = append(t.before, '.')
-	for _, q := range f.parts[p.index+1:] {
-		t.after = append(t.after, '~')
-		t.after, incarnation = appendPlace(t.after, incarnation, q.Name, q.at)
+	if f.vectors > 0 {
+		p.batch.ids[1].among(f.parts, f.every, p.index, name, f.place)
 	}
 }
 

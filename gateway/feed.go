@@ -48,6 +48,7 @@ type feed struct {
 	watched    []*areas               // those that watch areas
 	renderings map[dialect]*rendering // by dialect
 	broad      []*rendering           // those that hold every event
+	vectors    int                    // subscriptions whose ids are over all partitions
 	filters    map[string]*filter     // by expression
 	dirty      []*subscription        // with pending events, in this pass
 	pend       []pending

@@ -37,9 +37,9 @@ type span struct{ start, size int }
 type batch struct {
 	pass   uint64
 	events int
-	size   int   // about how many bytes the events have in one dialect
-	runs   []run // the events by block
-	ids    [2]idText
+	size   int          // about how many bytes the events have in one dialect
+	runs   []run        // the events by block
+	ids    [2]idText    // of one partition, and over all where somebody wants these
 	given  bool         // a single large event, whose frames are given away: they never change again
 	used   []*rendering // in this pass
 	spare  [][]byte     // buffers of renderings that are not in use

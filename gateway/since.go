@@ -30,6 +30,19 @@ func appendPlace(dst []byte, previous, partition string, at millrace.Position) (
 	return strconv.AppendUint(append(dst, '.'), uint64(at.Event), 10), incarnation
 }
 
+// appendPlaces appends the places of several partitions, given by their indexes; at says where each is.
+func appendPlaces(
+	dst []byte, previous string, parts []*part, several []int, at func(i int) millrace.Position,
+) (id []byte, incarnation string) {
+	for n, i := range several {
+		if n > 0 {
+			dst = append(dst, '~')
+		}
+		dst, previous = appendPlace(dst, previous, parts[i].Name, at(i))
+	}
+	return dst, previous
+}
+
 // appendBlock appends a place up to the dot.
 func appendBlock(dst []byte, previous, partition, block string) ([]byte, string) {
 	dst = append(append(dst, partition...), '_')

@@ -120,20 +120,16 @@ func (f *feed) places() []millrace.Position {
 	return places
 }
 
+// place returns how far the connections have come in a partition; mu is held.
+func (f *feed) place(i int) millrace.Position { return f.parts[i].at }
+
 // appendID appends the id from which s would resume at the feed's places; mu is held.
 func (f *feed) appendID(dst []byte, s *subscription) []byte {
+	several := f.every // as in the ids of events, which all share that have more than one
 	if len(s.parts) == 1 {
-		p := f.parts[s.parts[0]]
-		dst, _ = appendPlace(dst, "", p.Name, p.at)
-		return dst
+		several = s.parts
 	}
-	incarnation := ""
-	for i, p := range f.parts {
-		if i > 0 {
-			dst = append(dst, '~')
-		}
-		dst, incarnation = appendPlace(dst, incarnation, p.Name, p.at)
-	}
+	dst, _ = appendPlaces(dst, "", f.parts, several, f.place)
 	return dst
 }
 
@@ -147,6 +143,9 @@ func (f *feed) join(s *subscription) {
 		f.renderings[s.dialect] = rd
 	}
 	rd.members++
+	if rd.form.vector() {
+		f.vectors++
+	}
 	s.rendering = rd
 	s.filtered = f.useFilter(s.filter)
 	switch {
@@ -236,6 +235,9 @@ func (f *feed) remove(s *subscription) {
 				f.broad = slices.DeleteFunc(f.broad, func(b *rendering) bool { return b == rd })
 			}
 		}
+	}
+	if rd.form.vector() {
+		f.vectors--
 	}
 	if rd.members--; rd.members == 0 {
 		delete(f.renderings, s.dialect)
