@@ -197,43 +197,20 @@ func (r *replay) reached(i int, place millrace.Position) bool {
 }
 
 // confirm finds out whether a client's position beyond the end of the stream is a gap, since a position
-// that is not behind the feed's place is not read from. It may have to wait for the next block, and so
-// takes no slot.
+// that is not behind the feed's place is not read from.
 func (r *replay) confirm(ctx context.Context, i int, place millrace.Position) error {
 	if r.confirmed[i] || r.at[i].Compare(place) <= 0 {
 		r.confirmed[i] = true // or it is older: then reading from it says so
 		return nil
 	}
-	name := r.feed.parts[i].Name
-	_, end, err := r.feed.stream.Bounds(ctx, name)
+	gap, err := r.beyond(ctx, i)
 	if err != nil {
 		return err
 	}
-	if r.at[i].Compare(end) <= 0 || beginsAfter(r.at[i], end) {
-		r.confirmed[i] = true
-		return nil
+	if r.confirmed[i] = true; gap != nil {
+		r.gap(i, gap)
 	}
-	for _, err := range r.feed.stream.Read(ctx, name, r.at[i]) {
-		var gap *millrace.Gap
-		switch {
-		case errors.As(err, &gap):
-			r.gap(i, gap)
-		case err != nil:
-			return err
-		}
-		break
-	}
-	r.confirmed[i] = true
 	return nil
-}
-
-// beginsAfter says whether p is the beginning of the block that comes after the one where end is.
-func beginsAfter(p, end millrace.Position) bool {
-	incarnation, n, err := millrace.ParseBlockName(p.Block)
-	if err != nil || p.Event > 0 || n == 0 {
-		return false
-	}
-	return !end.IsStart() && millrace.BlockName(incarnation, n-1) == end.Block
 }
 
 // turn goes through a partition up to place, until the client's socket is full, the time is over, or something

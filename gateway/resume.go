@@ -68,28 +68,48 @@ func seek(ctx context.Context, s millrace.Stream, partition string, t time.Time)
 func (r *replay) firstGap(ctx context.Context, i int) (*millrace.Gap, error) {
 	at, p, place := r.at[i], r.feed.parts[i], r.edges()[i]
 	if _, found := p.shelf.find(at); found || at == place {
+		r.confirmed[i] = true
 		return nil, nil //nolint:nilnil // no gap is no mistake
 	}
-	if at.Compare(place) < 0 {
-		if err := r.takeSlot(ctx); err != nil {
-			return nil, millrace.Errorf(millrace.Unavailable, "look for a gap", "%w", context.Cause(ctx))
-		}
-		defer r.freeSlot()
-		got, err := p.shelf.fetch(ctx, at, place)
-		if err == nil {
-			err = got.err
-		}
-		return got.gap, err
+	if at.Compare(place) > 0 {
+		gap, err := r.beyond(ctx, i)
+		r.confirmed[i] = err == nil
+		return gap, err
 	}
-	_, end, err := r.feed.stream.Bounds(ctx, p.Name)
-	if err != nil || at == end || beginsAfter(at, end) {
+	err := r.takeSlot(ctx)
+	if err == nil {
+		defer r.freeSlot()
+		var got fetched
+		if got, err = p.shelf.fetch(ctx, at, place); err == nil {
+			return got.gap, got.err
+		}
+	}
+	// The connection is not closing, as a replay would take it: looking has taken too long, or the client is gone.
+	return nil, millrace.Errorf(millrace.Unavailable, "look for a gap", "%w", context.Cause(ctx))
+}
+
+// beyond returns the gap after the replay's place, which the feed has not come to yet. It may have to wait for the
+// next block, and so takes no slot.
+func (r *replay) beyond(ctx context.Context, i int) (*millrace.Gap, error) {
+	at, name := r.at[i], r.feed.parts[i].Name
+	_, end, err := r.feed.stream.Bounds(ctx, name)
+	if err != nil || at.Compare(end) <= 0 || beginsAfter(at, end) {
 		return nil, err
 	}
-	for _, err := range r.feed.stream.Read(ctx, p.Name, at) {
+	for _, err := range r.feed.stream.Read(ctx, name, at) {
 		if gap, ok := errors.AsType[*millrace.Gap](err); ok {
 			return gap, nil
 		}
 		return nil, err
 	}
 	return nil, nil //nolint:nilnil // no gap is no mistake
+}
+
+// beginsAfter says whether p is the beginning of the block that comes after the one where end is.
+func beginsAfter(p, end millrace.Position) bool {
+	incarnation, n, err := millrace.ParseBlockName(p.Block)
+	if err != nil || p.Event > 0 || n == 0 {
+		return false
+	}
+	return !end.IsStart() && millrace.BlockName(incarnation, n-1) == end.Block
 }
