@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -111,6 +112,35 @@ func FuzzWish(f *testing.F) {
 			}
 		}
 	})
+}
+
+// However keys come, those that were asked for are found, and no others.
+func TestWantsKey(t *testing.T) {
+	random := rand.New(rand.NewPCG(4, 4))
+	for range 200 {
+		asked := map[string]bool{}
+		var keys []string
+		for range 1 + random.IntN(maxKeys) {
+			key := string(rune(random.IntN(300))) + strings.Repeat("k", random.IntN(40))
+			keys = append(keys, key)
+			asked[key] = true
+		}
+		var s subscription
+		if err := s.setKeys(keys); err != nil {
+			t.Fatal(err)
+		}
+		for range 200 {
+			key := string(rune(random.IntN(300))) + strings.Repeat("k", random.IntN(40))
+			if s.wantsKey([]byte(key)) != asked[key] || s.names(key) != asked[key] {
+				t.Fatalf("%q is wanted: %t, of %q", key, !asked[key], s.keys)
+			}
+		}
+		for key := range asked {
+			if !s.wantsKey([]byte(key)) {
+				t.Fatalf("%q is not wanted, of %q", key, s.keys)
+			}
+		}
+	}
 }
 
 func FuzzJSONString(f *testing.F) {

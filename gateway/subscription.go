@@ -88,9 +88,22 @@ func (a *audience) selective() bool { return a.prefix != "" || a.filter != nil }
 func (s *subscription) wantsKey(key []byte) bool {
 	switch {
 	case len(s.keys) > 0:
-		return slices.ContainsFunc(s.keys, func(k string) bool { return k == string(key) })
+		_, found := slices.BinarySearchFunc(s.keys, key, compareKeys) // setKeys has put them in order
+		return found
 	default:
 		return s.prefix == "" || bytes.HasPrefix(key, []byte(s.prefix))
+	}
+}
+
+// compareKeys compares as strings do, without making one.
+func compareKeys(a string, b []byte) int {
+	switch {
+	case a == string(b):
+		return 0
+	case a < string(b):
+		return -1
+	default:
+		return 1
 	}
 }
 

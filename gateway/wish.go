@@ -29,7 +29,7 @@ type where = expr.Filter
 
 // wish is what a client asks for: which events, and from where on.
 type wish struct {
-	keys   []string // none: every key
+	keys   []string // in order, each once; none: every key
 	prefix string   // of the keys, if none is named
 	filter *where   // nil: none
 	area   *area    // nil: everywhere
