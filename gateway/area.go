@@ -47,9 +47,7 @@ func newCircle(lat, lon, radius float64) (*area, error) {
 	if lat-degrees > -90 && lat+degrees < 90 { // no pole inside
 		// The meridians that touch the circle.
 		dlon := math.Asin(min(1, math.Sin(angle)/math.Cos(lat*math.Pi/180))) * 180 / math.Pi
-		if dlon < 180 {
-			a.west, a.east = wrap(lon-dlon), wrap(lon+dlon)
-		}
+		a.west, a.east = wrap(lon-dlon), wrap(lon+dlon)
 	}
 	return a, nil
 }

@@ -25,8 +25,7 @@ type rendering struct {
 	members int // subscriptions that have joined with this dialect
 	broad   int // those of them that want every event, whatever its key
 
-	pass  uint64 // the pass that what follows belongs to
-	buf   []byte // frames, in the order in which they were written
+	buf   []byte // frames, in the order in which they were written; nil: not in use in this pass
 	spans []span // by event; size 0: not written
 	left  []span // by event: that the object has left an area
 }
@@ -99,8 +98,8 @@ func (b *batch) take(name string, i, end int) (first int) {
 
 // use readies a rendering for this pass.
 func (b *batch) use(rd *rendering) {
-	if rd.pass != b.pass || rd.buf == nil {
-		rd.pass, rd.spans, rd.left = b.pass, rd.spans[:0], rd.left[:0]
+	if rd.buf == nil {
+		rd.spans, rd.left = rd.spans[:0], rd.left[:0]
 		if last := len(b.spare) - 1; last >= 0 {
 			rd.buf, b.spare = b.spare[last], b.spare[:last]
 		} else {

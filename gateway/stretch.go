@@ -139,7 +139,7 @@ func (p *past) load(st *stretch, want block.Sections) error {
 	if p.failed&want != 0 {
 		return p.why
 	}
-	before, more := 0, 0
+	more := 0
 	if p.reader == nil {
 		p.reader, more = new(block.Reader), readerOverhead
 		if p.why = p.reader.Reset(p.Raw); p.why != nil {
@@ -147,7 +147,7 @@ func (p *past) load(st *stretch, want block.Sections) error {
 			return p.why
 		}
 	}
-	before = p.reader.Memory()
+	before := p.reader.Memory()
 	if err := p.reader.Load(want); err != nil {
 		p.failed, p.why = p.failed|want, err
 		return err
@@ -224,7 +224,6 @@ func (x *keyIndex) find(dst []int32, w *window, keys []string, n, end int) []int
 // written is all events of a stretch in one dialect.
 type written struct {
 	dialect
-	askers int
 	frames []byte
 	starts []int // by event: where its frame begins; and one more: where the last one ends
 	failed bool
@@ -245,12 +244,11 @@ func (w *window) writtenIn(d dialect) *written {
 	i := slices.IndexFunc(st.written, func(x *written) bool { return x.dialect == d })
 	if i < 0 {
 		if len(st.written) < maxWritten {
-			st.written = append(st.written, &written{dialect: d, askers: 1})
+			st.written = append(st.written, &written{dialect: d})
 		}
 		return nil
 	}
 	x := st.written[i]
-	x.askers++
 	switch {
 	case x.failed:
 		return nil
