@@ -183,7 +183,7 @@ func (f *feed) setIDs(p *part, name string) {
 
 // flush hands the batch out; mu is held.
 func (f *feed) flush(p *part, oldest time.Time) {
-	f.passes++
+	p.passes++
 	if p.batch.events == 0 {
 		return
 	}
@@ -338,7 +338,7 @@ func (f *feed) count(oldest time.Time) {
 // held.
 func (f *feed) skip(p *part, gap *millrace.Gap) {
 	p.at = gap.First
-	f.passes++
+	p.passes++
 	f.loseRows(p, gap)
 	for _, s := range f.joined {
 		if !slices.Contains(s.parts, p.index) {

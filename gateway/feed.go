@@ -39,7 +39,6 @@ type feed struct {
 	attributed atomic.Int64 // filters that look at attributes, as nobody else does but the table
 
 	mu         sync.Mutex
-	passes     uint64            // counts whatever changes a place
 	table      *table.Table      // the newest event of each key at the parts' places; nil: not asked for
 	joined     []*subscription   // all of them
 	keys       map[string]*group // those that name keys
@@ -64,6 +63,7 @@ type part struct {
 	index  int
 	only   []int             // its index alone
 	at     millrace.Position // how far the connections have come; guarded by feed.mu
+	passes uint64            // counts what may have changed at; likewise
 	shelf  *shelf            // what it has of the history
 	reader block.Reader      // of the goroutine that follows the partition
 	batch  batch             // the events of one pass

@@ -30,7 +30,7 @@ type subscription struct {
 	seats     []seat
 	live      bool                // nothing is left to replay
 	next      *area               // that replaces the present one as soon as nothing is left to replay
-	told      uint64              // feed.passes when the client was last sent an id without an event
+	told      uint64              // feed.passesOf when the client was last sent an id without an event
 	ahead     []millrace.Position // by partition: events up to here were replayed; nil if there are none
 
 	// What comes live while the replay still goes on is held back, up to the bound of a queue.
@@ -287,7 +287,7 @@ func (f *feed) goLive(s *subscription) {
 
 // tell sends the client an id without an event, if it can make use of one; mu is held.
 func (f *feed) tell(s *subscription, live bool) {
-	s.told = f.passes
+	s.told = f.passesOf(s)
 	f.id = f.appendID(f.id[:0], s)
 	frame := s.appendProgress(nil, f.id, live)
 	if len(frame) > 0 && s.put(frame, false) == refused && live {
@@ -300,9 +300,17 @@ func (f *feed) tell(s *subscription, live bool) {
 func (f *feed) progress(s *subscription) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s.live && s.told != f.passes {
+	if s.live && s.told != f.passesOf(s) {
 		f.tell(s, false)
 	}
+}
+
+// passesOf counts the passes of the partitions of s; mu is held.
+func (f *feed) passesOf(s *subscription) (passes uint64) {
+	for _, i := range s.parts {
+		passes += f.parts[i].passes
+	}
+	return passes
 }
 
 // passed says whether an event lies beyond what was replayed to s.
