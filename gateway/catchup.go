@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"sync"
 
 	"github.com/millrace/millrace"
@@ -11,7 +10,7 @@ import (
 
 // pass sends the events of a window that lie beyond r.at and not beyond place. full says that the
 // client's socket does not take more for now; r.at is where to go on.
-func (r *replay) pass(ctx context.Context, i int, w *window, place millrace.Position) (full bool, err error) {
+func (r *replay) pass(i int, w *window, place millrace.Position) (full bool, err error) {
 	n, end, last := w.events(r.at[i]), w.events(place), w.end()
 	if last.Compare(place) > 0 {
 		last = place
@@ -24,9 +23,9 @@ func (r *replay) pass(ctx context.Context, i int, w *window, place millrace.Posi
 		return false, nil
 	}
 	if x := r.written(w); x != nil {
-		return r.share(ctx, i, w, x, n, end, last)
+		return r.share(i, w, x, n, end, last)
 	}
-	return r.write(ctx, i, w, n, end, last)
+	return r.write(i, w, n, end, last)
 }
 
 // written returns the window's events as they are written for all, if the client wants them all.
@@ -38,14 +37,14 @@ func (r *replay) written(w *window) *written {
 }
 
 // share sends the events from n up to end, which is at last.
-func (r *replay) share(ctx context.Context, i int, w *window, x *written, n, end int, last millrace.Position) (full bool, err error) {
+func (r *replay) share(i int, w *window, x *written, n, end int, last millrace.Position) (full bool, err error) {
 	for n < end {
 		m := x.until(n, end, r.c.out.limit/2)
 		frames := x.frames[x.starts[n]:x.starts[m]]
 		if len(frames) > r.c.out.limit {
 			frames = bytes.Clone(frames) // given away, and no more than that is held by a slow client
 		}
-		if full, err = r.give(ctx, frames, m-n); err != nil {
+		if full, err = r.give(frames, m-n); err != nil {
 			return false, err
 		}
 		if r.at[i], n = w.position(m-1), m; full {
@@ -57,7 +56,7 @@ func (r *replay) share(ctx context.Context, i int, w *window, x *written, n, end
 }
 
 // write writes the events from n up to end, which is at last, that are for the client, and sends them.
-func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last millrace.Position) (full bool, err error) {
+func (r *replay) write(i int, w *window, n, end int, last millrace.Position) (full bool, err error) {
 	sections := block.IDs | block.Data
 	if r.match != nil {
 		sections |= r.s.filter.Needs()
@@ -91,7 +90,7 @@ func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last m
 			continue
 		}
 		if err != nil { // before anything was made of the block
-			return r.skip(ctx, i, w, b, last, err)
+			return r.skip(i, w, b, last, err)
 		}
 		if !entered {
 			entered = true
@@ -99,7 +98,7 @@ func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last m
 		}
 		if what := r.judge(p.reader, k); what != nothing {
 			if more := len(p.reader.Data(k)) + eventOverhead; len(r.buf) > 0 && len(r.buf)+more > r.c.out.limit/2 {
-				if full, err = r.flush(ctx, i, w.position(n-1)); full || err != nil {
+				if full, err = r.flush(i, w.position(n-1)); full || err != nil {
 					return full, err
 				}
 			}
@@ -107,16 +106,16 @@ func (r *replay) write(ctx context.Context, i int, w *window, n, end int, last m
 		}
 		n++
 	}
-	return r.flush(ctx, i, last)
+	return r.flush(i, last)
 }
 
 // skip leaves out the b-th block, up to last, because it cannot be read.
-func (r *replay) skip(ctx context.Context, i int, w *window, b int, last millrace.Position, why error) (full bool, err error) {
+func (r *replay) skip(i int, w *window, b int, last millrace.Position, why error) (full bool, err error) {
 	at := r.at[i]
 	if b > 0 && w.blocks[b-1].At.Compare(at) > 0 {
 		at = w.blocks[b-1].At
 	}
-	if full, err = r.flush(ctx, i, at); full || err != nil {
+	if full, err = r.flush(i, at); full || err != nil {
 		return full, err
 	}
 	if end := w.blocks[b].At; end.Compare(last) < 0 {
@@ -139,14 +138,14 @@ func (r *replay) add(b *block.Reader, k int, what put) {
 }
 
 // flush hands over what is written so far, which reaches up to at.
-func (r *replay) flush(ctx context.Context, i int, at millrace.Position) (full bool, err error) {
+func (r *replay) flush(i int, at millrace.Position) (full bool, err error) {
 	r.at[i] = at
-	return r.hand(ctx)
+	return r.hand()
 }
 
 // hand hands over what is written so far.
-func (r *replay) hand(ctx context.Context) (full bool, err error) {
-	full, err = r.give(ctx, r.buf, r.events)
+func (r *replay) hand() (full bool, err error) {
+	full, err = r.give(r.buf, r.events)
 	if len(r.buf) > r.c.out.limit {
 		r.buf = nil // given away
 	}
@@ -154,29 +153,28 @@ func (r *replay) hand(ctx context.Context) (full bool, err error) {
 	return full, err
 }
 
-// give hands over frames. If they are more than a queue may have, they are given away.
-func (r *replay) give(ctx context.Context, frames []byte, events int) (full bool, err error) {
+// give hands over frames. If they are more than a queue may have, they are given away. Where the queue has no room, for
+// pongs or for what another subscription sends, the client's socket is full, and await sends them.
+func (r *replay) give(frames []byte, events int) (full bool, err error) {
 	if len(frames) == 0 {
 		return false, nil
 	}
-	for {
-		switch r.c.out.send(frames, len(frames) > r.c.out.limit) {
-		case gone:
-			return false, errGone
-		case refused: // of pongs, or of another subscription: wait, since what is written must not be lost
-			if err := r.await(ctx); err != nil {
-				return false, err
-			}
-			continue
-		case queued:
-			full = true
-		case sent:
+	given := len(frames) > r.c.out.limit
+	v := r.c.out.send(frames, given)
+	switch v {
+	case gone:
+		return false, errGone
+	case refused:
+		if !given {
+			frames = bytes.Clone(frames)
 		}
-		t := &r.s.endpoint.traffic[r.s.form]
-		t.events.Add(float64(events))
-		t.bytes.Add(float64(len(frames)))
-		return full, nil
+		r.unsent, r.unsentEvents = frames, events
+		return true, nil
 	}
+	t := &r.s.endpoint.traffic[r.s.form]
+	t.events.Add(float64(events))
+	t.bytes.Add(float64(len(frames)))
+	return v == queued, nil
 }
 
 // scratch is what a replay needs while it works, and not while it waits.

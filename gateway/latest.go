@@ -125,13 +125,13 @@ func (r *replay) showRows(ctx context.Context) error {
 		if r.addRow(row); len(r.buf) < r.c.out.limit/2 {
 			continue
 		}
-		if full, err := r.hand(ctx); err != nil || full || time.Now().After(until) {
+		if full, err := r.hand(); err != nil || full || time.Now().After(until) {
 			r.chosen = r.chosen[i+1:]
 			return err
 		}
 	}
 	r.chosen = nil
-	_, err := r.hand(ctx)
+	_, err := r.hand()
 	return err
 }
 

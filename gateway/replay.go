@@ -32,19 +32,21 @@ type replay struct {
 	feed  *feed
 	slots chan struct{}
 
-	at        []millrace.Position // by index in feed.parts
-	confirmed []bool              // at is known to be a position of this stream
-	notBefore time.Time           // blocks stored earlier are left out
-	newest    bool                // it begins with the rows of the table, which it has yet to take
-	rows      []*table.Row        // of which it has yet to choose
-	chosen    []*table.Row        // to be sent first
-	match     *expr.Evaluator     // of the filter; nil without one
-	seen      map[string]sight    // by key: of objects that do not stand as unknown says
-	unknown   sight               // how all others stand; shown: a client that comes back may have them
-	before    *area               // what the client saw until now; nil: nothing
-	done      chan struct{}       // closed when run has ended
-	*scratch                      // nil while it waits
-	events    int                 // in buf
+	at           []millrace.Position // by index in feed.parts
+	confirmed    []bool              // at is known to be a position of this stream
+	notBefore    time.Time           // blocks stored earlier are left out
+	newest       bool                // it begins with the rows of the table, which it has yet to take
+	rows         []*table.Row        // of which it has yet to choose
+	chosen       []*table.Row        // to be sent first
+	match        *expr.Evaluator     // of the filter; nil without one
+	seen         map[string]sight    // by key: of objects that do not stand as unknown says
+	unknown      sight               // how all others stand; shown: a client that comes back may have them
+	before       *area               // what the client saw until now; nil: nothing
+	done         chan struct{}       // closed when run has ended
+	*scratch                         // nil while it waits
+	events       int                 // in buf
+	unsent       []byte              // frames that the queue had no room for; await sends them
+	unsentEvents int                 // in unsent
 }
 
 // newReplay returns a replay from the start of every partition.
@@ -172,11 +174,20 @@ func (r *replay) catchUp(ctx context.Context, places []millrace.Position) error 
 
 // await returns when nothing waits for the client's socket.
 func (r *replay) await(ctx context.Context) error {
-	select {
-	case <-r.c.out.await():
-		return nil
-	case <-ctx.Done():
-		return errGone
+	for {
+		select {
+		case <-r.c.out.await():
+		case <-ctx.Done():
+			return errGone
+		}
+		frames, events := r.unsent, r.unsentEvents
+		if frames == nil {
+			return nil
+		}
+		r.unsent, r.unsentEvents = nil, 0
+		if _, err := r.give(frames, events); err != nil { // another subscription may have been faster again
+			return err
+		}
 	}
 }
 
@@ -237,7 +248,7 @@ func (r *replay) turn(ctx context.Context, i int, place millrace.Position) error
 		} else {
 			r.feed.history.fromCache.Add(float64(w.blocksBetween(r.at[i], place)))
 		}
-		full, err := r.pass(ctx, i, &w, place)
+		full, err := r.pass(i, &w, place)
 		if err != nil || full || r.reached(i, place) || time.Now().After(until) {
 			return err
 		}
