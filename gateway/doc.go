@@ -17,8 +17,9 @@
 //	subprotocol.go websocket/                   which protocol; RFC 6455 and 7692
 //	connection.go  message.go                   one client, and what it says
 //	outlet.go      drop.go                      its way out, and what is dropped on it
-//	subscription.go feed.go       fanout.go     one stream, who wants what of it, and handing it out
+//	subscription.go feed.go       fanout.go     one stream, and who wants what of it
 //	rendering.go   encode.go      sse.go        events, written once for all
+//	hand.go                                     handing them out, on several processors
 //	area.go        sight.go       latest.go     what is where, and in whose view; the newest of each key
 //	resume.go      replay.go      catchup.go    the way from a position to the live edge
 //	history.go     stretch.go                   what those on that way share

@@ -429,6 +429,8 @@ func (s *subscription) keep(b []byte, shared bool, c *cargo) verdict {
 type keyring struct {
 	text []byte
 	ends []int // in text, by event
+
+	mu   sync.Mutex // handers share a batch
 	made []string
 }
 
@@ -447,6 +449,8 @@ func (k *keyring) reset() {
 
 // key returns the key of an event of the batch.
 func (k *keyring) key(event int) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for len(k.made) < len(k.ends) {
 		k.made = append(k.made, "")
 	}

@@ -187,15 +187,9 @@ func (f *feed) flush(p *part, oldest time.Time) {
 	if p.batch.events == 0 {
 		return
 	}
-	f.cargo.batch = &p.batch
-	for _, s := range f.dirty {
-		frames, events := f.gather(s)
-		f.hand(s, frames, events, p.batch.given && events == 1)
-	}
-	clear(f.dirty)
-	f.dirty, f.pend = f.dirty[:0], f.pend[:0]
+	f.handPending(p)
 	for _, a := range f.audiences {
-		f.handAll(p, a)
+		f.handAudience(p, a)
 	}
 	f.count(oldest)
 	p.batch.reset()
@@ -223,115 +217,6 @@ func (f *feed) note(s *subscription, event int32) {
 		f.pend[s.last-1].next = at
 	}
 	s.last = at
-}
-
-// gather returns the frames that are pending for s, one after the other, and how many they are.
-func (f *feed) gather(s *subscription) (frames []byte, events int) {
-	at := s.first
-	if s.endpoint.drops() {
-		f.cargo.events = f.cargo.events[:0]
-		for i := at; i != 0; i = f.pend[i-1].next {
-			f.cargo.events = append(f.cargo.events, f.pend[i-1].event)
-		}
-	}
-	if at == s.last {
-		frames, events = s.rendering.frame(f.pend[at-1].event), 1
-	} else {
-		f.joint = f.joint[:0]
-		for ; at != 0; at = f.pend[at-1].next {
-			f.joint = append(f.joint, s.rendering.frame(f.pend[at-1].event)...)
-			events++
-		}
-		frames = f.joint
-	}
-	s.first, s.last = 0, 0
-	return frames, events
-}
-
-// handAll hands an audience what it wants of the batch, the same bytes to all its members.
-func (f *feed) handAll(p *part, a *audience) {
-	b, rd := &p.batch, a.rendering
-	frames, events := rd.buf, b.events
-	if a.selective() {
-		if events = len(a.pending); events == 0 {
-			return
-		}
-		if events == 1 {
-			frames = rd.frame(a.pending[0])
-		} else {
-			f.joint = f.joint[:0]
-			for _, at := range a.pending {
-				f.joint = append(f.joint, rd.frame(at)...)
-			}
-			frames = f.joint
-		}
-	}
-	drops := a.endpoint.drops()
-	if drops {
-		f.cargo.take(a, events)
-	}
-	for _, m := range a.members {
-		s := m.s
-		if s.ahead == nil {
-			f.hand(s, frames, events, b.given)
-			continue
-		}
-		for i := range events {
-			at := i
-			if a.selective() {
-				at = int(a.pending[i])
-			}
-			if s.ahead == nil || s.passed(p.index, b.position(at)) {
-				f.cargo.events = append(f.cargo.events[:0], int32(at))
-				f.hand(s, rd.frame(int32(at)), 1, b.given)
-			}
-		}
-		if drops {
-			f.cargo.take(a, events)
-		}
-	}
-	a.pending = a.pending[:0]
-}
-
-// hand hands frames to one connection; one that cannot take them is cut, unless its endpoint lets events be
-// dropped, of which f.cargo has those that the frames are. mu is held.
-func (f *feed) hand(s *subscription, frames []byte, events int, shared bool) {
-	var c *cargo
-	if s.endpoint.drops() {
-		c, f.cargo.s = &f.cargo, s
-	}
-	switch s.putEvents(frames, shared, c) {
-	case sent, queued:
-		if s.holding { // they count when they follow: if too much is held, the replay sends them, and counts them
-			s.heldEvents += events
-			s.heldBytes += len(frames)
-			return
-		}
-		t := &s.endpoint.traffic[s.form]
-		t.eventsNow += events
-		t.bytesNow += len(frames)
-	case refused:
-		s.c.cutSlow()
-	case gone:
-	}
-}
-
-// count passes on what the endpoints have handed out in this pass.
-func (f *feed) count(oldest time.Time) {
-	lag := f.now().Sub(oldest)
-	for _, e := range f.endpoints {
-		busy := false
-		for form := range e.traffic {
-			if t := &e.traffic[form]; t.eventsNow > 0 {
-				t.events.Add(float64(t.eventsNow))
-				t.bytes.Add(float64(t.bytesNow))
-				t.eventsNow, t.bytesNow, busy = 0, 0, true
-			}
-		}
-		if busy {
-			e.lag.Observe(max(0, lag.Seconds()))
-		}
-	}
 }
 
 // skip moves a partition's place over events that are gone, and says so to everyone concerned; mu is

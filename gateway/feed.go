@@ -29,6 +29,7 @@ type feed struct {
 	logger    *slog.Logger
 	now       func() time.Time
 	chunk     int          // about how many bytes of events one pass hands over
+	share     int          // connections that make another hander worthwhile; tests set it
 	tableKeys int          // bound of the table; 0: there is none
 	saver     *table.Saver // of the table; nil: nobody
 
@@ -51,10 +52,11 @@ type feed struct {
 	filters    map[string]*filter     // by expression
 	dirty      []*subscription        // with pending events, in this pass
 	pend       []pending
-	joint      []byte // several frames for one connection
+	joint      []byte // several frames for an audience
+	handers    []*hander
+	round      round
 	id         []byte
-	cargo      cargo // of what is handed over to endpoints that may drop it
-	keepKeys   bool  // of the events of a batch: an endpoint keeps the newest of each
+	keepKeys   bool // of the events of a batch: an endpoint keeps the newest of each
 }
 
 // part is a partition as its feed follows it.
@@ -72,8 +74,8 @@ type part struct {
 func newFeed(stream millrace.Stream, g *Gateway, o Options) *feed {
 	return &feed{
 		stream: stream, history: g.history, state: o.State, logger: g.logger, now: o.Now,
-		chunk: int(min(g.config.Queue/2, 32<<10)),
-		keys:  map[string]*group{}, byInterest: map[audienceKey]*audience{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
+		chunk: int(min(g.config.Queue/2, 32<<10)), share: handShare,
+		keys: map[string]*group{}, byInterest: map[audienceKey]*audience{}, renderings: map[dialect]*rendering{}, filters: map[string]*filter{},
 	}
 }
 
