@@ -84,11 +84,7 @@ func (f *feed) handOut(n int) {
 	}
 	r.next.Store(0)
 	for _, h := range f.handers[1:handers] {
-		r.helpers.Add(1)
-		go func() {
-			defer r.helpers.Done()
-			f.hands(h, n)
-		}()
+		r.helpers.Go(func() { f.hands(h, n) })
 	}
 	f.hands(f.handers[0], n)
 	r.helpers.Wait()
