@@ -56,6 +56,16 @@ func (in *intake) await(bytes int) {
 // newPushing connects n clients; key returns what the i-th one wants, "" for every key.
 func newPushing(tb testing.TB, n int, f form, key func(i int) string, events []millrace.Event) *pushing {
 	tb.Helper()
+	p := newPushingTo(tb, events)
+	for i := range n {
+		p.connect(f, drained(tb, p.taken.add), key(i))
+	}
+	return p
+}
+
+// newPushingTo is newPushing without clients yet.
+func newPushingTo(tb testing.TB, events []millrace.Event) *pushing {
+	tb.Helper()
 	var c Config
 	c.SetDefaults()
 	c.Endpoints = map[string]Endpoint{"/e": {From: "s", Key: "query:key"}}
@@ -70,16 +80,6 @@ func newPushing(tb testing.TB, n int, f form, key func(i int) string, events []m
 		tb.Fatal(err)
 	}
 	p.part = p.feed.parts[0]
-	for i := range n {
-		server := drained(tb, p.taken.add)
-		c := &connection{gateway: g, endpoint: g.endpoints["/e"], form: f, conn: server}
-		c.out = outlet{conn: server, raw: rawConn(server), form: f, limit: 1 << 20, flows: &g.flows, done: c.flushed}
-		sub := &subscription{c: c, endpoint: c.endpoint, feed: p.feed, parts: p.part.only, dialect: dialect{form: f}}
-		if k := key(i); k != "" {
-			sub.keys = []string{k}
-		}
-		p.feed.joinLive(sub, nil)
-	}
 	var b block.Builder
 	for i := range events {
 		if err := b.Add(&events[i]); err != nil {
@@ -92,6 +92,17 @@ func newPushing(tb testing.TB, n int, f form, key func(i int) string, events []m
 	}
 	p.raw = encoded.Raw
 	return p
+}
+
+// connect connects a client that wants one key, or with "" every key.
+func (p *pushing) connect(f form, server net.Conn, key string) {
+	c := &connection{gateway: p.g, endpoint: p.g.endpoints["/e"], form: f, conn: server}
+	c.out = outlet{conn: server, raw: rawConn(server), form: f, limit: 1 << 20, flows: &p.g.flows, done: c.flushed}
+	sub := &subscription{c: c, endpoint: c.endpoint, feed: p.feed, parts: p.part.only, dialect: dialect{form: f}}
+	if key != "" {
+		sub.keys = []string{key}
+	}
+	p.feed.joinLive(sub, nil)
 }
 
 // drained returns a socket whose other end is read, and each read reported.

@@ -20,7 +20,7 @@ import (
 
 // sockets returns both ends of a connection: of one that can be written directly, or of one that
 // cannot.
-func sockets(t *testing.T, direct bool) (server, client net.Conn) {
+func sockets(t testing.TB, direct bool) (server, client net.Conn) {
 	t.Helper()
 	if !direct {
 		server, client = net.Pipe()
