@@ -107,3 +107,12 @@ func TestCollectsOftenWithManyClients(t *testing.T) {
 		}
 	}
 }
+
+// Sources may gather less where there is less memory.
+func TestSourcesBudget(t *testing.T) {
+	for memory, want := range map[int64]int64{0: 32 << 20, 128 << 20: 4 << 20, 256 << 20: 8 << 20, 4 << 30: 32 << 20} {
+		if got := sourcesBudget(memory); got != want {
+			t.Errorf("%d of %d, want %d", got, memory, want)
+		}
+	}
+}

@@ -36,6 +36,8 @@ type pipelineOptions struct {
 	file string
 	// hangup asks for a reload. Its capacity is 1: what comes while one is under way asks for another.
 	hangup <-chan os.Signal
+	// memory is what the process may have in bytes; 0: there is no limit.
+	memory int64
 }
 
 // runPipeline runs a configuration until ctx ends, then drains it in the order of the data. It fails at
@@ -94,8 +96,16 @@ type pipeline struct {
 	leaving []*stage // that a reload has told to end and that have not yet
 }
 
-// sourcesBudget bounds what all sources together hold of events that are not durable yet, in bytes.
-const sourcesBudget = 32 << 20
+// sourcesBudget bounds what all sources together hold of events that are not durable yet, in bytes: where memory is
+// limited, a thirty-second of it at most. When the disk stands still they take several times as much: buffers grow, and
+// what is gathered is encoded.
+func sourcesBudget(memory int64) int64 {
+	const most = 32 << 20
+	if memory == 0 {
+		return most
+	}
+	return min(most, memory/32)
+}
 
 func newPipeline(c *config.Config, o pipelineOptions) *pipeline {
 	metrics := admin.NewRegistry()
@@ -103,7 +113,7 @@ func newPipeline(c *config.Config, o pipelineOptions) *pipeline {
 		options: o, log: o.log, started: time.Now(), step: crashPoint(),
 		metrics: metrics, measures: newMeasures(metrics), token: newToken(), config: c,
 		requests: make(chan reloadRequest), opening: make(chan struct{}, openAtOnce),
-		budget: producer.NewBudget(sourcesBudget), ending: make(chan struct{}),
+		budget: producer.NewBudget(sourcesBudget(o.memory)), ending: make(chan struct{}),
 	}
 }
 

@@ -34,8 +34,9 @@ func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
 	}
 	log := logs.logger(t.err)
 	starting := []any{"configuration", files[0], "version", buildVersion()}
-	if limit := keepToMemory("/"); limit > 0 {
-		starting = append(starting, "memory", limit)
+	memory := keepToMemory("/")
+	if memory > 0 {
+		starting = append(starting, "memory", memory)
 	}
 	log.Info("starting", starting...)
 	file, err := filepath.Abs(files[0])
@@ -45,6 +46,7 @@ func runVerb(ctx context.Context, v verb, args []string, t terminal) int {
 	}
 	err = runPipeline(ctx, c, pipelineOptions{
 		log: log, file: file, load: func() (*config.Config, error) { return load(files[0]) }, hangup: hangup,
+		memory: memory,
 	})
 	if err != nil {
 		log.Error("millrace has failed", "error", err)

@@ -198,6 +198,9 @@ type taker interface {
 	flush(ctx context.Context, lastEventID []byte) error
 }
 
+// sourcesRoom is for the decoders of all sources: 30 busy feeds have the largest read buffers.
+var sourcesRoom = room{limit: 8 << 20}
+
 var (
 	errStalled = errors.New("no byte came for the read_timeout")
 	// errRevoked is returned by a taker where the feed says that the credentials have ended.
@@ -227,6 +230,8 @@ func (s *Source) run(ctx context.Context, out taker) error {
 	}
 
 	decoder := NewDecoder(nil, s.config.EventLimit)
+	decoder.room = &sourcesRoom
+	defer decoder.release()
 	pace := pace{policy: s.o.Policy, retry: s.o.Retry, random: s.o.Random}
 	for {
 		ended := s.connection(ctx, decoder, out, &pace)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"hash"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -109,7 +110,8 @@ type Decoder struct {
 	fixed []byte // data whose malformed UTF-8 was replaced, until the next Read
 	idle  int    // how many reads in a row needed little of a large carry
 
-	small, large int // how many reads in a row brought little, or filled the buffer
+	small, large int   // how many reads in a row brought little, or filled the buffer
+	room         *room // where the buffer's growth is taken from; nil: it may grow
 }
 
 const bomDone = 3
@@ -185,18 +187,44 @@ func (d *Decoder) spill() {
 	switch {
 	case d.end == len(d.buf):
 		d.small = 0
-		if d.large++; d.large == growAfter && len(d.buf) < largeBuffer {
+		if d.large++; d.large >= growAfter && len(d.buf) < largeBuffer && d.room.take(len(d.buf)) {
 			d.large, d.buf = 0, make([]byte, 2*len(d.buf))
 		}
 	case d.end <= len(d.buf)/4:
 		d.large = 0
 		if d.small++; d.small == shrinkAfter && len(d.buf) > smallBuffer {
+			d.room.take(-len(d.buf) / 2)
 			d.small, d.buf = 0, make([]byte, len(d.buf)/2)
 		}
 	default:
 		d.small, d.large = 0, 0
 	}
 	d.pos, d.end, d.lf, d.cr = 0, 0, -1, -1
+}
+
+// release gives back what the read buffer has grown by. The decoder is of no use afterwards.
+func (d *Decoder) release() {
+	d.room.take(smallBuffer - len(d.buf))
+	d.buf = nil
+}
+
+// room is what the read buffers of several decoders may grow by together: when all feeds have much to say at the same
+// time, as after an interruption, they get by with small ones.
+type room struct {
+	limit int64 // in bytes
+	taken atomic.Int64
+}
+
+// take takes bytes, or gives them back if they are negative. It returns false if there are not so many.
+func (r *room) take(bytes int) bool {
+	if r == nil {
+		return true
+	}
+	if n := int64(bytes); r.taken.Add(n) > r.limit && n > 0 {
+		r.taken.Add(-n)
+		return false
+	}
+	return true
 }
 
 // shrink gives back a carry that a single large event has left behind.
