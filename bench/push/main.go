@@ -59,6 +59,7 @@ func run(args []string) error {
 	f.DurationVar(&r.jitter, "jitter", 3*time.Second, "clients come back after a random time up to this")
 	f.IntVar(&r.serverAt.core, "server-core", 0, "core of the server, where there is taskset; -1: any")
 	f.IntVar(&r.clientAt.core, "client-core", 1, "core of the client")
+	f.IntVar(&r.procs, "procs", 1, "GOMAXPROCS of the servers; with more than 1 they run on any core")
 	realtime := f.Bool("realtime", false, "servers and client go before all that the machine does otherwise, where there is chrt (root)")
 	f.StringVar(&r.profile, "profile", "", "`file` for the CPU profile of the gateway in the last trial")
 	only := f.String("only", "", "servers to measure, by column or kind, separated by commas; all if absent")
@@ -67,6 +68,9 @@ func run(args []string) error {
 		return err
 	}
 	r.serverAt.realtime, r.clientAt.realtime = *realtime, *realtime
+	if r.procs > 1 {
+		r.serverAt.core = -1
+	}
 	if *only != "" {
 		r.only = map[string]bool{}
 		for name := range strings.SplitSeq(*only, ",") {

@@ -88,7 +88,7 @@ gateway:
 	}
 	paced.RaiseLimits() // which the program inherits
 	var err error
-	p.process, err = start("millrace run", p.launcher.serverAt, append(oneCore, p.launcher.environment...),
+	p.process, err = start("millrace run", p.launcher.serverAt, p.launcher.surroundings(),
 		p.launcher.millrace, "run", "--log-format", "json", file)
 	if err != nil {
 		return err

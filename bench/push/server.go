@@ -58,11 +58,14 @@ type launcher struct {
 	millrace    string // its program, once built
 	serverAt    place
 	timeline    string
+	procs       int // GOMAXPROCS of the servers
 	profile     string
 }
 
-// oneCore is how servers run.
-var oneCore = []string{"GOMAXPROCS=1"}
+// surroundings are a server's environment.
+func (l *launcher) surroundings() []string {
+	return append([]string{fmt.Sprint("GOMAXPROCS=", max(1, l.procs))}, l.environment...)
+}
 
 // launch starts the server of a contender.
 func (l *launcher) launch(c contender, tls bool) (server, error) {
@@ -91,7 +94,7 @@ func (l *launcher) launch(c contender, tls bool) (server, error) {
 	default:
 		args = append([]string{c.server}, args...)
 	}
-	p, err := start(c.name, l.serverAt, append(oneCore, l.environment...), program, args...)
+	p, err := start(c.name, l.serverAt, l.surroundings(), program, args...)
 	if err != nil {
 		return nil, err
 	}
