@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
@@ -46,9 +48,10 @@ func listenACME(l net.Listener, t TLS, o Options) (net.Listener, error) {
 	magic.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(magic, issuer(*a, l.Addr(), f, log))}
 
 	var obtaining sync.WaitGroup
+	first := &turn{over: make(chan struct{})}
 	for _, domain := range a.Domains {
 		obtaining.Go(func() {
-			if err := obtain(ctx, magic, cache, domain); err != nil && ctx.Err() == nil {
+			if err := obtain(ctx, magic, cache, first, domain); err != nil && ctx.Err() == nil {
 				o.Logger.Error("listener: no certificate can be got", "domain", domain, "error", err)
 			}
 		})
@@ -98,11 +101,13 @@ func issuer(a ACME, at net.Addr, f *files, log *zap.Logger) certmagic.ACMEIssuer
 
 // obtain puts a domain's certificate into the cache, which renews it from then on: that in the storage, or a new
 // one, for which it tries again and again, more and more seldom.
-func obtain(ctx context.Context, magic *certmagic.Config, cache *certmagic.Cache, domain string) error {
+func obtain(ctx context.Context, magic *certmagic.Config, cache *certmagic.Cache, first *turn, domain string) error {
 	have, err := magic.CacheManagedCertificate(ctx, domain)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		end := first.wait(ctx)
 		err = magic.ObtainCertAsync(ctx, domain)
+		end()
 	case err == nil && have.NeedsRenewal(magic):
 		err = magic.RenewCertAsync(ctx, domain, false)
 	default:
@@ -115,6 +120,31 @@ func obtain(ctx context.Context, magic *certmagic.Config, cache *certmagic.Cache
 		cache.Remove([]string{old}) // it may be chosen as long as it is valid
 	}
 	return err
+}
+
+// turn lets the first domain that has no certificate go ahead: it opens the account that the others then use. Side by
+// side each would open one.
+type turn struct {
+	taken atomic.Bool
+	over  chan struct{} // closed when the first has its certificate
+}
+
+// ahead is how long the others wait for the first, which may never get one.
+const ahead = 30 * time.Second
+
+// wait returns at once to the first. end is to be called when the certificate is there.
+func (t *turn) wait(ctx context.Context) (end func()) {
+	if !t.taken.Swap(true) {
+		return func() { close(t.over) }
+	}
+	timer := time.NewTimer(ahead)
+	defer timer.Stop()
+	select {
+	case <-t.over:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return func() {}
 }
 
 // bridge hands what certmagic logs to slog until ctx ends: what fails then does so because it ends.
