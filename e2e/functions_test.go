@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -97,28 +95,13 @@ for row in sqlite3.connect(sys.argv[1]).execute("SELECT ConnectionID FROM connec
 	return slices.Sorted(slices.Values(strings.Fields(string(output))))
 }
 
-// freeAddress returns an address that nobody listens on, and that nobody gets who does not ask for it: systems choose
-// higher ports.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000))
-		if l, err := net.Listen("tcp", address); err == nil {
-			_ = l.Close()
-			return address
-		}
-	}
-	t.Fatal("there is no free port")
-	return ""
-}
-
 // Functions written for API Gateway, which keep their connections in a table and push results by post_to_connection,
 // work against the program as they are: each client gets the results of its vehicle, before and after kill -9,
 // and the unmodified SDK for JavaScript posts, looks and disconnects.
 func TestFunctionsOfAWS(t *testing.T) {
 	t.Parallel()
 	need(t)
-	address := freeAddress(t)
+	address := millracetest.FreeAddress(t)
 	functions := runFunctions(t, address)
 	pipeline := newPipeline(t, "", map[string]string{"config.yaml": functionsConfig},
 		"GATEWAY="+address, "FUNCTIONS="+functions.url, "AWS_SECRET_ACCESS_KEY="+functionsSecret)

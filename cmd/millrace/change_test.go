@@ -109,13 +109,10 @@ func (l *live) atWork() map[string]*stage {
 // freePorts returns n addresses on which nobody listens.
 func freePorts(t *testing.T, n int) (addresses []string) {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for len(addresses) < n {
+		if a := millracetest.FreeAddress(t); !slices.Contains(addresses, a) {
+			addresses = append(addresses, a)
 		}
-		defer l.Close() // not before the others are there
-		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses
 }
