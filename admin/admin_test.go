@@ -211,6 +211,7 @@ func TestValidate(t *testing.T) {
 		{Config{Listen: ":8081", TLS: files, Token: "0123456789abcde"}, "token"},
 		{Config{Listen: "127.0.0.1:8081", Token: "0123456789 abcdef"}, "token"},
 		{Config{Listen: "8081"}, "listen"},
+		{Config{Listen: "127.0.0.1:80810"}, "listen"},
 	} {
 		got := ""
 		tt.c.Validate(func(path, format string, args ...any) {

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"net"
 	"strings"
 
 	"github.com/millrace/millrace/listener"
@@ -32,7 +31,7 @@ const minToken = 16
 
 // Validate reports every problem with the path of its key. It quotes no token.
 func (c *Config) Validate(problem func(path, format string, args ...any)) {
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+	if !listener.IsAddress(c.Listen) {
 		problem("listen", "%q is not HOST:PORT; write 127.0.0.1:8081, or :8081 for every address", c.Listen)
 	} else if !listener.Loopback(c.Listen) && (c.TLS == nil || c.Token == "") {
 		problem("listen", "others reach %q, so it takes TLS and a token; write tls: {cert: FILE, key: FILE} and "+

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"cmp"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -165,7 +164,7 @@ const (
 // Validate reports every problem with the dotted path of its key. Whether the streams exist is the
 // business of the configuration as a whole; New checks it again.
 func (c *Config) Validate(problem func(path, format string, args ...any)) {
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+	if !listener.IsAddress(c.Listen) {
 		problem("listen", "%q is not HOST:PORT; write 127.0.0.1:8080, or :8080 for every address", c.Listen)
 	}
 	if c.Page != "" && c.Page != "map" {

@@ -263,6 +263,7 @@ func TestConfig(t *testing.T) {
 	}{
 		"fine":          {func(*Config) {}, `origins: "http://[::1]:80" is not an exact origin`},
 		"fine, too":     {func(c *Config) { c.Origins, c.Page, c.Listen = nil, "map", ":0" }, ""},
+		"port":          {func(c *Config) { c.Listen = ":8080x" }, `listen: ":8080x" is not HOST:PORT`},
 		"listen":        {func(c *Config) { c.Listen = "8080" }, `listen: "8080" is not HOST:PORT`},
 		"page":          {func(c *Config) { c.Page = "maps" }, `page: "maps" is no page`},
 		"origin path":   {func(c *Config) { c.Origins = []string{"https://a.org/"} }, `origins: "https://a.org/"`},

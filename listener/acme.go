@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,7 +84,7 @@ func issuer(a ACME, at net.Addr, f *files, log *zap.Logger) certmagic.ACMEIssuer
 	if a.HTTPChallenge != "" { // the port is taken only while there is a challenge
 		host, port, _ := net.SplitHostPort(a.HTTPChallenge) // Validate has split it
 		issuer.ListenHost, issuer.DisableTLSALPNChallenge = host, true
-		issuer.AltHTTPPort, _ = strconv.Atoi(port)
+		issuer.AltHTTPPort, _ = net.LookupPort("tcp", port)
 		return issuer
 	}
 	issuer.DisableHTTPChallenge = true

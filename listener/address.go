@@ -8,6 +8,17 @@ import (
 	"strings"
 )
 
+// IsAddress says whether a text is HOST:PORT, or :PORT for every address, as listeners take it. A port is a number up to
+// 65535, or a service's name that this machine knows; 0 is one that is free. The host is not looked up.
+func IsAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	if err != nil || port == "" {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err == nil
+}
+
 // RemoteAddr returns the address of a request's client, IPv4 as such and without a zone. If the connection
 // comes from a trusted proxy, that is the rightmost address of X-Forwarded-For, or else of Forwarded (RFC 7239),
 // that is no trusted proxy's: what stands left of it the client may have made up. Where the trusted part ends

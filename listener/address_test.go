@@ -145,3 +145,14 @@ func BenchmarkRemoteAddr(b *testing.B) {
 		c.RemoteAddr(r)
 	}
 }
+
+func TestIsAddress(t *testing.T) {
+	for text, want := range map[string]bool{
+		"127.0.0.1:8080": true, ":8080": true, "[::1]:0": true, "name.example:65535": true,
+		"": false, "8080": false, ":": false, "127.0.0.1": false, "127.0.0.1:": false, ":8080x": false, ":65536": false, ":-1": false, "::1:80": false,
+	} {
+		if IsAddress(text) != want {
+			t.Errorf("%q: %t", text, !want)
+		}
+	}
+}

@@ -131,7 +131,7 @@ func (a *ACME) validate(problem func(key, format string, args ...any)) {
 		}
 	}
 	if a.HTTPChallenge != "" {
-		if _, port, err := net.SplitHostPort(a.HTTPChallenge); err != nil || port == "" {
+		if !IsAddress(a.HTTPChallenge) {
 			problem("http_challenge", "%q is not HOST:PORT; write :80", a.HTTPChallenge)
 		}
 	}

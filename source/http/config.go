@@ -1,7 +1,6 @@
 package httpsource
 
 import (
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -101,7 +100,7 @@ func (c *Config) SetDefaults() {
 
 // Validate reports every problem with the path of its key. It quotes no secret.
 func (c *Config) Validate(problem func(path, format string, args ...any)) {
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+	if !listener.IsAddress(c.Listen) {
 		problem("listen", "%q is not HOST:PORT; write 127.0.0.1:8090, or :8090 for every address", c.Listen)
 	} else if !c.guarded() && !c.Anonymous && !listener.Loopback(c.Listen) {
 		problem("listen", "everyone who reaches %q could post; add tokens or a signature, or listen on 127.0.0.1, "+
