@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
-	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/stream/nats"
 )
 
@@ -35,14 +34,7 @@ func TestCrowd(t *testing.T) {
 		all.Go(func() {
 			name, at := fmt.Sprint("p", i), millrace.Position{}
 			for n := 1; n <= each; n++ {
-				var b block.Builder
-				if err := b.Add(&millrace.Event{ID: fmt.Sprint(n), Time: time.Now(), Data: []byte(name)}); err != nil {
-					t.Error(err)
-				}
-				encoded, err := b.Encode(nil, millrace.Header{Producer: name, Flush: uint64(n), Commit: true})
-				if err != nil {
-					t.Error(err)
-				}
+				encoded := encode(t, name, uint64(n), []byte(name))
 				ctx := t.Context()
 				switch {
 				case i%50 == 7 && n == 4: // a zombie
@@ -71,7 +63,8 @@ func TestCrowd(t *testing.T) {
 					mu.Unlock()
 					continue
 				}
-				if at, err = s.Append(ctx, "0", at, encoded); err != nil {
+				next, err := s.Append(ctx, "0", at, encoded)
+				if at = next; err != nil {
 					t.Errorf("%s, flush %d: %v", name, n, err)
 					return
 				}

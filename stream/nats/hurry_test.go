@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
-	"github.com/millrace/millrace/block"
 	"github.com/millrace/millrace/millracetest"
 	"github.com/millrace/millrace/stream/nats"
 )
@@ -54,14 +53,7 @@ func TestHurry(t *testing.T) {
 func hurry(t *testing.T, s millrace.Stream, name string, flushes int) {
 	at, usual := millrace.Position{}, 2*time.Millisecond
 	for n := 1; n <= flushes; n++ {
-		var b block.Builder
-		if err := b.Add(&millrace.Event{ID: fmt.Sprint(n), Time: time.Now(), Data: []byte(name)}); err != nil {
-			t.Error(err)
-		}
-		encoded, err := b.Encode(nil, millrace.Header{Producer: name, Flush: uint64(n), Commit: true})
-		if err != nil {
-			t.Error(err)
-		}
+		encoded := encode(t, name, uint64(n), []byte(name))
 		for landed := false; !landed; {
 			began := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.Int64N(int64(2*usual))))

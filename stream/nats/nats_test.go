@@ -130,15 +130,16 @@ func (x *opened) close(t *testing.T) {
 	}
 }
 
+// encode returns a block of one event. Any goroutine of a test may call it.
 func encode(t *testing.T, producer string, flush uint64, data []byte) millrace.Block {
 	t.Helper()
 	var b block.Builder
 	if err := b.Add(&millrace.Event{ID: fmt.Sprint(flush), Data: data}); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	encoded, err := b.Encode(nil, millrace.Header{Producer: producer, Flush: flush, Commit: true})
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return encoded
 }
