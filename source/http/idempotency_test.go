@@ -192,20 +192,25 @@ func TestCrashSteps(t *testing.T) {
 	}
 }
 
+// secondBlock lets a fault happen at the second block that has events.
+func secondBlock(f millracetest.Fault) *millracetest.Faults {
+	n := 0
+	return millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
+		if h.Events > 0 {
+			if n++; n == 2 {
+				return f
+			}
+		}
+		return millracetest.NoFault
+	})
+}
+
 // Ids that we give are never given again, not even when the life that gave them left events behind without
 // a commit: a new event must not be taken for one of those.
 func TestIdsAfterCrash(t *testing.T) {
 	p := newPlace(t, 4)
 	p.mapping = mapping.Config{Key: "k"}
-	n := 0
-	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
-		if h.Events > 0 {
-			if n++; n == 2 {
-				return millracetest.CrashAfter
-			}
-		}
-		return millracetest.NoFault
-	})
+	p.way = secondBlock(millracetest.CrashAfter)
 	p.start()
 	body := "{\"k\":\"1\"}\n{\"k\":\"2\"}\n{\"k\":\"3\"}\n{\"k\":\"4\"}\n{\"k\":\"5\"}\n{\"k\":\"6\"}\n"
 	if r := p.post("", body, "Content-Type", asLines); r.Code != 503 {
@@ -304,15 +309,7 @@ func TestKeysAfterCompletedRequest(t *testing.T) {
 	p.mapping, p.options.Now = mapping.Config{Key: "k"}, clock.Now
 	p.into = memory.New("events", memory.Options{Partitions: 4, Now: clock.Now})
 	p.dead = newMemory("dead", clock)
-	n := 0
-	p.way = millracetest.NewFaults(func(_, _ string, h millrace.Header) millracetest.Fault {
-		if h.Events > 0 {
-			if n++; n == 2 {
-				return millracetest.Crash
-			}
-		}
-		return millracetest.NoFault
-	})
+	p.way = secondBlock(millracetest.Crash)
 	p.start()
 	var body strings.Builder
 	for i := range 12 {
